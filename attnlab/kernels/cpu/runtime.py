@@ -1,0 +1,189 @@
+"""How kernels are compiled, cached on disk and run on threads.
+
+from attnlab.kernels.cpu.runtime import block, kernel, single_threaded_blas
+
+@block                      # a piece, compiled into whatever calls it
+def scale_rows(x, s): ...
+
+@kernel                     # what Python calls: parallel, releases the GIL, cached
+def attend_kernel(q, k, v, out): ...
+
+def attend(q, k, v):        # the wrapper
+    with single_threaded_blas():
+        attend_kernel(q, k, v, out)
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+POISON = os.environ.get("ATTNLAB_POISON", "") == "1"
+"""Fill scratch memory with NaN, so that reading what was never written shows. Fixed at import."""
+
+# Without nnan and ninf: masked scores are -inf, and a NaN in the input must reach the output.
+FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+
+
+# Only `prange` is parallel. Otherwise Numba turns every np.zeros and array expression of a kernel
+# into a parallel loop of its own, which costs seconds to compile.
+PARALLEL = dict.fromkeys(
+    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
+) | {"prange": True}
+
+
+@cache
+def cache_dir() -> Path:
+    """The folder of the compiled kernels: `ATTNLAB_CACHE_DIR` or the user's cache, then a hash.
+
+    Numba recompiles when a kernel's own file changes, but does not see edits in files that it
+    imports, so the folder's name is a hash of everything that goes into the machine code.
+    """
+    root = os.environ.get("ATTNLAB_CACHE_DIR")
+    if root is None:
+        import platformdirs
+
+        root = platformdirs.user_cache_dir("attnlab", appauthor=False)
+    return Path(root) / "numba" / _fingerprint()
+
+
+def _fingerprint() -> str:
+    import llvmlite.binding as llvm
+
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    features = llvm.get_host_cpu_features().flatten()
+    for part in (numba.__version__, llvm.get_host_cpu_name(), features, str(POISON)):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _caching_here() -> Iterator[None]:
+    """Numba chooses a function's cache folder when it is decorated; other code keeps its own."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_dir())
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _compiled(function: Callable | None, options: dict[str, Any]) -> Any:
+    if function is None:
+        return lambda f: _compiled(f, options)
+    with _caching_here():
+        return numba.njit(**options)(function)
+
+
+def kernel(function: Callable | None = None, **options: Any) -> Any:
+    """Compile a top-level kernel: parallel (`numba.prange`), nogil, fast maths, cached on disk.
+
+    Bare, or with Numba's options: `@kernel(parallel=False)`.
+    """
+    defaults = {"parallel": dict(PARALLEL), "nogil": True, "fastmath": set(FASTMATH)}
+    return _compiled(function, {"cache": True, "error_model": "numpy", **defaults, **options})
+
+
+def block(function: Callable | None = None, **options: Any) -> Any:
+    """Compile a building block: called from kernels (LLVM inlines it), cached on disk.
+
+    Bare, or with Numba's options: `@block(fastmath=False)`.
+    """
+    defaults = {"nogil": True, "fastmath": set(FASTMATH)}
+    return _compiled(function, {"cache": True, "error_model": "numpy", **defaults, **options})
+
+
+# --- threads ---------------------------------------------------------------------------------
+
+
+def threads() -> int:
+    """How many threads the kernels run on."""
+    return numba.get_num_threads()
+
+
+def set_threads(n: int) -> None:
+    """Run the kernels on n threads, 1 <= n <= the cores Numba found; ValueError otherwise."""
+    if not 1 <= n <= numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(f"threads must be 1 to {numba.config.NUMBA_NUM_THREADS}, not {n}")
+    numba.set_num_threads(n)
+
+
+@intrinsic
+def fetch_add(typingctx, counter, value):
+    """fetch_add(counter, value): atomically add to the int64 array's first element; the old value.
+
+    Threads that take their next piece of work from one counter finish together even when pieces
+    differ in cost (causal tiles) or a core is busy elsewhere.
+    """
+    if not (isinstance(counter, types.Array) and counter.dtype == types.int64):
+        return None
+
+    def codegen(context, builder, signature, args):
+        array = cgutils.create_struct_proxy(counter)(context, builder, args[0])
+        amount = context.cast(builder, args[1], signature.args[1], types.int64)
+        assert isinstance(array.data.type, ir.PointerType)
+        return builder.atomic_rmw("add", array.data, amount, "monotonic")
+
+    return types.int64(counter, value), codegen
+
+
+# --- BLAS ------------------------------------------------------------------------------------
+
+
+class _BlasLimit:
+    """Sets scipy's BLAS, the one that compiled code calls, to one thread while anyone needs it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: list[int] = []
+
+    @cache  # noqa: B019 -- one instance, for the life of the process
+    def _libraries(self) -> list[Any]:
+        import scipy.linalg.cython_blas  # loads the library that Numba looks up
+        from threadpoolctl import ThreadpoolController
+
+        found = ThreadpoolController().select(user_api="blas").lib_controllers
+        # numpy's own copy stays as it is: compiled code never calls it. Where the two share one
+        # library (conda, macOS Accelerate), that one is set.
+        of_scipy = [lib for lib in found if "numpy.libs" not in Path(lib.filepath).parts]
+        assert scipy.linalg.cython_blas is not None
+        return of_scipy
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = [lib.get_num_threads() for lib in self._libraries()]
+                for lib in self._libraries():
+                    lib.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for lib, count in zip(self._libraries(), self._before):
+                    lib.set_num_threads(count)
+
+
+_BLAS_LIMIT = _BlasLimit()
+
+
+def single_threaded_blas() -> _BlasLimit:
+    """A context in which matrix products inside kernels use one thread each.
+
+    Kernels are parallel over tiles already; a BLAS that starts threads of its own inside `prange`
+    oversubscribes the cores. Nests, and may be entered from several threads. About 2 µs.
+    """
+    return _BLAS_LIMIT
