@@ -2,9 +2,10 @@
 
 Four pre-norm blocks of multi-head attention with rotary positions and a SwiGLU feed-forward part,
 one matrix for embedding and head, byte-pair tokens. It was trained on the reference text that ships
-with Python; data/language_model/CARD.md tells how well it reads. Sources: Vaswani et al., "Attention
-is all you need", 2017; pre-norm: Xiong et al., 2020; rotary positions: Su et al., "RoFormer", 2021;
-SwiGLU: Shazeer, "GLU variants improve transformer", 2020; RMSNorm: Zhang & Sennrich, 2019.
+with Python; data/language_model/CARD.md tells how well it reads. Sources: Vaswani et al.,
+"Attention is all you need", 2017; pre-norm: Xiong et al., 2020; rotary positions: Su et al.,
+"RoFormer", 2021; SwiGLU: Shazeer, "GLU variants improve transformer", 2020; RMSNorm: Zhang &
+Sennrich, "Root mean square layer normalization", 2019.
 
     model = load()
     model.loss("The if statement is used for conditional execution.")    # nats per byte
