@@ -1,0 +1,1 @@
+"""The exhibits, one wing a family."""

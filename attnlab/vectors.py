@@ -1,0 +1,330 @@
+"""Test vectors: numbers from the authors' own code, held against every path.
+
+NAME.npz holds arrays CASE/in/X, CASE/param/X, CASE/out/X and CASE/grad/X; NAME.json beside it
+says which code made them and describes every case (operation, options, loss, compare, rtol,
+atol). `read` opens a pair and refuses anything odd with one clear line; `hold` runs one case on
+one path and compares. Files come from anywhere: pickles are refused and loss formulas are
+evaluated from a whitelisted syntax tree.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnlab.contract import BackendUnavailable, Exhibit, InputError, Operation
+from attnlab.expressions import FUNCTIONS, evaluate, names_in
+from attnlab.flat import flatten, unflatten
+from attnlab.registry import find
+
+COMPARE = ("close", "exact", "set", "ties", "skip")
+SECTIONS = ("in", "param", "out", "grad")
+
+
+class VectorError(ValueError):
+    """A file that is no pair of test vectors; the message says which file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: what goes in, what must come out and how closely."""
+
+    name: str
+    exhibit: str
+    operation: str
+    options: dict[str, Any]
+    arrays: dict[str, dict[str, np.ndarray]]  # section -> name -> array
+    loss: dict[str, Any] = field(default_factory=dict)
+    grad_of: dict[str, str] = field(default_factory=dict)
+    compare: dict[str, str] = field(default_factory=dict)
+    rtol: float = 1e-9
+    atol: float = 1e-11
+    note: str = ""
+
+    @property
+    def cotangents(self) -> dict[str, str]:
+        return self.loss.get("cotangent", {})
+
+    def arguments(self, op: Operation) -> dict[str, Any]:
+        """Keyword arguments of the operation; cotangents are no inputs. Floats share one dtype."""
+        flat = {
+            k: v for k, v in self.arrays["in"].items() if k not in set(self.cotangents.values())
+        }
+        flat |= self.arrays["param"]
+        floats = [v.dtype for v in flat.values() if v.dtype.kind == "f"]
+        if floats:
+            common = np.result_type(*floats)
+            flat = {k: v.astype(common) if v.dtype.kind == "f" else v for k, v in flat.items()}
+        return unflatten(op.arguments, flat) | self.options
+
+
+@dataclass(frozen=True)
+class Held:
+    """How one output or gradient of a case compares: its largest error beside the tolerance."""
+
+    case: str
+    operation: str
+    backend: str
+    name: str
+    ok: bool
+    error: float
+    tolerance: float
+    detail: str = ""
+
+
+def read(path: str | Path, exhibit: str | None = None) -> list[Case]:
+    """The cases of NAME.npz and NAME.json. Raises VectorError with the file and the reason."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise VectorError(f"{path}: expected a .npz file")
+    if not path.exists():
+        raise VectorError(f"{path}: no such file")
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        raise VectorError(f"{path}: {beside.name} is missing beside it")
+    try:
+        described = json.loads(beside.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VectorError(f"{beside}: not valid JSON ({error})") from None
+    if not isinstance(described, dict) or not isinstance(described.get("cases"), dict):
+        raise VectorError(f'{beside}: expected an object with "cases"')
+    arrays = _arrays(path)
+    try:
+        owner = find(exhibit or described.get("exhibit") or path.stem)
+    except InputError as error:
+        raise VectorError(f"{path}: {error}") from None
+    cases = []
+    for name, spec in described["cases"].items():
+        if name not in arrays:
+            raise VectorError(f"{path}: case {name!r} of {beside.name} has no arrays")
+        cases.append(_case(path, owner, name, spec, arrays[name]))
+    for name in arrays.keys() - described["cases"].keys():
+        raise VectorError(f"{path}: case {name!r} is not described in {beside.name}")
+    return cases
+
+
+def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """case -> section -> name -> array."""
+    out: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for key in archive.files:
+                parts = key.split("/")
+                if len(parts) < 3 or parts[1] not in SECTIONS:
+                    raise VectorError(
+                        f"{path}: array {key!r} is not named CASE/in|param|out|grad/NAME"
+                    )
+                try:
+                    value = archive[key]
+                except ValueError:
+                    raise VectorError(
+                        f"{path}: array {key!r} is pickled; only plain arrays are read"
+                    ) from None
+                if value.dtype.kind not in "fiubUS":
+                    raise VectorError(
+                        f"{path}: array {key!r} has dtype {value.dtype}; expected numbers, bool or text"
+                    )
+                sections = out.setdefault(parts[0], {s: {} for s in SECTIONS})
+                sections[parts[1]]["/".join(parts[2:])] = value
+    except VectorError:
+        raise
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
+        raise VectorError(f"{path}: not a readable npz file ({error})") from None
+    return out
+
+
+def _case(
+    path: Path, owner: Exhibit, name: str, spec: Any, arrays: dict[str, dict[str, np.ndarray]]
+) -> Case:
+    if not isinstance(spec, dict) or "operation" not in spec:
+        raise VectorError(f'{path}: case {name!r} names no "operation"')
+    try:
+        op = owner.operation(spec["operation"])
+        rules = dict(spec.get("compare", {}))
+        for output, rule in rules.items():
+            if rule not in COMPARE:
+                raise VectorError(
+                    f"{path}: case {name!r}: compare {output}: {rule!r} is none of {', '.join(COMPARE)}"
+                )
+        case = Case(
+            name=name,
+            exhibit=owner.name,
+            operation=op.name,
+            options=dict(spec.get("options", {})),
+            arrays=arrays,
+            loss=dict(spec.get("loss", {})),
+            grad_of=dict(spec.get("grad_of", {})),
+            compare=rules,
+            rtol=float(spec.get("rtol", 1e-9)),
+            atol=float(spec.get("atol", 1e-11)),
+            note=str(spec.get("note", "")),
+        )
+        case.arguments(op)
+        unflatten(op.results, arrays["out"])
+    except InputError as error:
+        raise VectorError(f"{path}: case {name!r}: {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, VectorError):
+            raise
+        raise VectorError(f"{path}: case {name!r} is badly described ({error})") from None
+    return case
+
+
+def hold(case: Case, backend: str) -> list[Held]:
+    """Run one case on one path and compare every stored output, and on torch every gradient.
+
+    Raises BackendUnavailable or InputError where the path cannot run.
+    """
+    op = find(case.exhibit).operation(case.operation)
+    stored = case.arrays["out"]
+    arguments = case.arguments(op)
+    want = unflatten(op.results, stored).keys()
+    if backend == "torch" and case.arrays["grad"]:
+        outputs, gradients = _with_gradients(case, op, arguments, want)
+    else:
+        outputs = find(case.exhibit).run(op.name, backend=backend, want=want, **arguments)._asdict()
+        gradients = {}
+    made = flatten(op.results, outputs)
+    rows = [
+        _held(case, backend, name, made.get(name), value, case.compare.get(name, "close"))
+        for name, value in stored.items()
+    ]
+    rows += [
+        _held(case, backend, f"grad {name}", gradients[name], case.arrays["grad"][name], "close")
+        for name in gradients
+    ]
+    return rows
+
+
+def backends_for(case: Case) -> list[str]:
+    """The paths that the case's operation names."""
+    op = find(case.exhibit).operation(case.operation)
+    return [b for b in ("numpy", "numba", "cuda", "torch") if b in op.paths]
+
+
+def _with_gradients(
+    case: Case, op: Operation, arguments: Mapping[str, Any], want: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    import torch
+
+    flat = {
+        k: torch.from_numpy(np.array(v)) if v.dtype.kind in "fiub" else v
+        for k, v in flatten(op.arguments, arguments).items()
+    }
+    sources = {g: case.grad_of.get(g, g).split("/", 1)[-1] for g in case.arrays["grad"]}
+    for name in sources.values():
+        if name not in flat:
+            raise InputError(f"case {case.name!r}: gradient of {name!r}, which is no input")
+        flat[name].requires_grad_(True)
+    options = {k: v for k, v in arguments.items() if k in {o.name for o in op.options}}
+    result = find(case.exhibit).run(
+        op.name, backend="torch", want=want, **unflatten(op.arguments, flat), **options
+    )
+    outputs = flatten(op.results, result._asdict())
+    loss = _loss(case, outputs, flat, options)
+    order = list(sources)
+    gradients = torch.autograd.grad(loss, [flat[sources[g]] for g in order], allow_unused=True)
+    found = {
+        g: np.zeros_like(case.arrays["grad"][g]) if d is None else d.numpy()
+        for g, d in zip(order, gradients)
+    }
+    detached = {
+        k: v.detach().numpy() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()
+    }
+    return unflatten(op.results, detached), found
+
+
+def _loss(
+    case: Case, outputs: Mapping[str, Any], inputs: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    import torch
+
+    if case.cotangents:
+        parts = [
+            (outputs[o] * torch.from_numpy(np.asarray(case.arrays["in"][a]))).sum()
+            for o, a in case.cotangents.items()
+        ]
+        return torch.stack(parts).sum()
+    if "output" in case.loss:
+        return outputs[case.loss["output"]]
+    if "sum" in case.loss:
+        return torch.stack([outputs[o].sum() for o in case.loss["sum"]]).sum()
+    formula = case.loss.get("formula")
+    if not formula:
+        raise InputError(f"case {case.name!r} stores gradients but no loss")
+    functions = FUNCTIONS | {
+        f: getattr(torch, f) for f in ("sum", "mean", "log", "exp", "sqrt", "abs")
+    }
+    names = {k: torch.from_numpy(v) for k, v in case.arrays["in"].items() if v.dtype.kind in "fiub"}
+    names |= {**inputs, **outputs, **options}
+    try:
+        missing = names_in(formula) - set(names)
+        if missing:
+            raise InputError(
+                f"case {case.name!r}: loss formula {formula!r} needs {', '.join(sorted(missing))}"
+            )
+        return evaluate(formula, names, functions)
+    except (SyntaxError, NameError, ValueError) as error:
+        raise InputError(
+            f"case {case.name!r}: loss formula {formula!r} is no expression ({error})"
+        ) from None
+
+
+def _held(case: Case, backend: str, name: str, made: Any, stored: np.ndarray, rule: str) -> Held:
+    def row(ok: bool, error: float, tolerance: float, detail: str = "") -> Held:
+        return Held(case.name, case.operation, backend, name, ok, error, tolerance, detail)
+
+    if rule == "skip":
+        return row(True, 0.0, float("inf"), "skipped, as the file says")
+    if made is None:
+        return row(False, float("inf"), 0.0, "not returned")
+    made = made.detach().cpu().numpy() if hasattr(made, "detach") else np.asarray(made)
+    if made.shape != stored.shape:
+        return row(False, float("inf"), 0.0, f"shape {made.shape}, expected {stored.shape}")
+    if stored.dtype.kind not in "fiub" or rule == "exact":
+        wrong = ~((made == stored) | _both_nan(made, stored))
+        return row(not wrong.any(), float(wrong.sum()), 0.0, _first(wrong, made, stored))
+    if rule in ("set", "ties"):
+        # Order is free: along the last axis for "set", among equal values for "ties".
+        made, stored = np.sort(made, axis=-1), np.sort(stored, axis=-1)
+    a, b = made.astype(np.float64), stored.astype(np.float64)
+    same = (a == b) | _both_nan(a, b)
+    with np.errstate(invalid="ignore"):
+        gap = np.where(same, 0.0, np.abs(a - b))
+    bound = case.atol + case.rtol * np.abs(np.where(np.isfinite(b), b, 0.0))
+    wrong = ~(gap <= bound)
+    error = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
+    return row(not wrong.any(), error, float(bound.max(initial=case.atol)), _first(wrong, a, b))
+
+
+def _both_nan(a: np.ndarray, b: np.ndarray) -> Any:
+    return (
+        np.isnan(a) & np.isnan(b)
+        if a.dtype.kind == b.dtype.kind == "f"
+        else np.zeros(b.shape, bool)
+    )
+
+
+def _first(wrong: np.ndarray, made: np.ndarray, stored: np.ndarray) -> str:
+    if not wrong.any():
+        return ""
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"first at {at}: {made[at]} instead of {stored[at]}; {int(wrong.sum())} of {wrong.size} differ"
+
+
+def run(path: str | Path, exhibit: str | None = None, backend: str | None = None) -> Iterator[Held]:
+    """Every case of a file on every path (or one). A path that cannot run here yields nothing
+    unless it was asked for by name, when BackendUnavailable goes to the caller."""
+    for case in read(path, exhibit):
+        for name in [backend] if backend else backends_for(case):
+            try:
+                yield from hold(case, name)
+            except BackendUnavailable:
+                if backend:
+                    raise

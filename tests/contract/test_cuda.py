@@ -1,0 +1,55 @@
+"""CUDA paths in Numba's simulator at tiny sizes, and on a GPU where there is one.
+
+The simulator must be chosen before Numba is imported, hence one subprocess an exhibit. What ran
+only there is reported as not run on hardware (see conftest.py), never as passed on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import properties
+import pytest
+
+from attnlab.contract import BackendUnavailable, Operation
+from attnlab.registry import exhibits
+
+CUDA = [op for exhibit in exhibits() for op in exhibit.operations if "cuda" in op.paths]
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
+def test_simulated(name: str) -> None:
+    env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(HERE)}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "simulate.py"), name],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results
+    assert results == dict.fromkeys(results, "ok"), "\n".join(
+        v for v in results.values() if v != "ok"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op", CUDA, ids=lambda op: f"{op.exhibit.name}.{op.name}")
+def test_on_gpu(op: Operation, dtype: str) -> None:
+    kwargs = properties.arguments(op, n=65, dtype=dtype)
+    try:
+        made = properties.outputs(op, "cuda", kwargs)
+    except BackendUnavailable as why:
+        pytest.skip(str(why))
+    rtol, atol = op.tolerance if dtype == "float32" else (1e-8, 1e-8)
+    properties.close(
+        made, properties.outputs(op, "numpy", properties._floats(kwargs, "float64")), rtol, atol
+    )

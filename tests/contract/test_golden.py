@@ -1,0 +1,42 @@
+"""Every case of tests/golden on every path, gradients included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnlab.contract import BackendUnavailable
+from attnlab.vectors import Case, backends_for, hold, read
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+CASES = [case for path in sorted(GOLDEN.glob("*.npz")) for case in read(path)]
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(c, b, id=f"{c.exhibit}.{c.name}-{b}")
+        for c in CASES
+        for b in backends_for(c)
+        if b != "cuda"
+    ],
+)
+def test_case(case: Case, backend: str) -> None:
+    rows = hold(case, backend)
+    assert rows
+    assert not [r for r in rows if not r.ok]
+    if backend == "torch":
+        assert {f"grad {g}" for g in case.arrays["grad"]} <= {r.name for r in rows}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=f"{c.exhibit}.{c.name}") for c in CASES if "cuda" in backends_for(c)],
+)
+def test_case_on_gpu(case: Case) -> None:
+    try:
+        assert not [r for r in hold(case, "cuda") if not r.ok]
+    except BackendUnavailable as why:
+        pytest.skip(str(why))
