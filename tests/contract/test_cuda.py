@@ -53,3 +53,35 @@ def test_on_gpu(op: Operation, dtype: str) -> None:
     properties.close(
         made, properties.outputs(op, "numpy", properties._floats(kwargs, "float64")), rtol, atol
     )
+
+
+def nvvm_home() -> str | None:
+    """The folder of a CUDA toolkit whose libNVVM Numba can load; None where there is none."""
+    for home in (
+        os.environ.get("CUDA_HOME"),
+        *map(str, sorted(Path("/usr/local").glob("cuda*"), reverse=True)),
+    ):
+        if home and any(Path(home).rglob("libnvvm.so*")):
+            return home
+    return None
+
+
+@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
+def test_compiles_to_ptx(name: str) -> None:
+    """Types and shared memory as for real hardware: every kernel goes through NVIDIA's compiler."""
+    home = nvvm_home()
+    if home is None:
+        pytest.skip("no libNVVM (a CUDA toolkit) to compile kernels with")
+    env = os.environ | {"CUDA_HOME": home, "PYTHONPATH": str(HERE)}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "compile_ptx.py"), name],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    failed = [v for v in results.values() if not isinstance(v, int)]
+    assert not failed, "\n".join(failed)
+    assert all(count > 0 for count in results.values()), results

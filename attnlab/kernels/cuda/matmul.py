@@ -1,0 +1,71 @@
+"""Matrix products on CUDA: what surrounds a mechanism in a layer."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import cuda
+
+from attnlab.kernels.cuda import device
+from attnlab.kernels.cuda.device import TILE
+
+
+@cache
+def _kernel(dtype: str) -> Any:
+    kind = getattr(numba, dtype)
+
+    @cuda.jit
+    def kernel(a, b, bias, transposed, out):
+        left = cuda.shared.array((TILE, TILE), kind)
+        right = cuda.shared.array((TILE, TILE), kind)
+        x, y = cuda.threadIdx.x, cuda.threadIdx.y
+        z = cuda.blockIdx.z
+        rows, inner, columns = a.shape[1], a.shape[2], out.shape[2]
+        za, zb = z % a.shape[0], z % b.shape[0]
+        i, j = cuda.blockIdx.y * TILE + y, cuda.blockIdx.x * TILE + x
+        total = kind(0)
+        for k0 in range(0, inner, TILE):
+            left[y, x] = a[za, i, k0 + x] if i < rows and k0 + x < inner else 0
+            if transposed:  # b is (columns, inner): read its rows along threads x, coalesced
+                column = cuda.blockIdx.x * TILE + y
+                right[x, y] = b[zb, column, k0 + x] if column < columns and k0 + x < inner else 0
+            else:
+                right[y, x] = b[zb, k0 + y, j] if j < columns and k0 + y < inner else 0
+            cuda.syncthreads()
+            for c in range(TILE):
+                total += left[y, c] * right[c, x]
+            cuda.syncthreads()
+        if i < rows and j < columns:
+            out[z, i, j] = total + (bias[j] if bias.size else 0)
+
+    return kernel
+
+
+def matmul(a: Any, b: Any, *, transposed: bool = False, bias: Any = None) -> Any:
+    """out[z] = a[z] @ b[z] (or b[z].T if transposed) + bias, on device arrays of rank 3.
+
+    a (batch|1, rows, inner), b (batch|1, inner, columns) or (batch|1, columns, inner).
+    """
+    dtype = np.dtype(a.dtype)
+    batch = max(a.shape[0], b.shape[0])
+    columns = b.shape[1] if transposed else b.shape[2]
+    out = device.empty((batch, a.shape[1], columns), dtype)
+    grid = (device.blocks(columns, TILE), device.blocks(a.shape[1], TILE), batch)
+    bias = device.empty(0, dtype) if bias is None else bias
+    _kernel(dtype.name)[grid, (TILE, TILE)](a, b, bias, transposed, out)
+    return out
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """x W^T + bias over the last axis; x (..., in), weight (out, in)."""
+    rows = int(np.prod(x.shape[:-1]))
+    flat = matmul(
+        x.reshape(1, rows, x.shape[-1]),
+        weight.reshape(1, *weight.shape),
+        transposed=True,
+        bias=bias,
+    )
+    return flat.reshape(*x.shape[:-1], weight.shape[0])

@@ -1,0 +1,123 @@
+"""Device functions for one TILE x TILE block: loads into shared memory, scores, online softmax.
+
+The thread (x, y) = (threadIdx.x, threadIdx.y) owns query row y and key column x of a tile. A
+kernel keeps in shared memory the query tile (TILE, dim), one tile for keys and then values
+(TILE, max(dim, value_dim)), the scores (TILE, TILE) and three numbers a row: the running maximum,
+the running sum and the factor by which the accumulator shrinks. Each thread accumulates the
+output columns x, x + TILE, x + 2 TILE, … of its row in a local array.
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import cuda
+
+from attnlab.kernels.cuda.device import TILE
+
+NEGATIVE = -math.inf
+
+
+# The built-in min and max do not compile in every release of Numba's CUDA target (0.68: the
+# overload for *args is given two arguments), so kernels use these.
+@cuda.jit(device=True)
+def least(a, b):
+    """The smaller of two numbers."""
+    return a if a < b else b
+
+
+@cuda.jit(device=True)
+def most(a, b):
+    """The larger of two numbers."""
+    return a if a > b else b
+
+
+@cuda.jit(device=True)
+def load_rows(tile, source, first, last, width):
+    """tile[r, :width] = source[first + r, :width], zero for rows at or beyond `last`."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    row = first + y
+    for c in range(x, width, TILE):
+        tile[y, c] = source[row, c] if row < last else 0
+
+
+@cuda.jit(device=True)
+def load_gathered(tile, source, index, first, last, width):
+    """tile[r, :width] = source[index[first + r], :width], zero for places at or beyond `last`."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    place = first + y
+    for c in range(x, width, TILE):
+        tile[y, c] = source[index[place], c] if place < last else 0
+
+
+@cuda.jit(device=True)
+def dot(a, row_a, b, row_b, width):
+    """Inner product of two rows of shared tiles."""
+    total = a[row_a, 0] * b[row_b, 0]
+    for c in range(1, width):
+        total += a[row_a, c] * b[row_b, c]
+    return total
+
+
+@cuda.jit(device=True)
+def start_rows(top, total, acc, columns):
+    """Nothing seen yet: maximum -inf, sum 0, accumulator 0."""
+    if cuda.threadIdx.x == 0:
+        top[cuda.threadIdx.y] = NEGATIVE
+        total[cuda.threadIdx.y] = 0
+    for c in range(columns):
+        acc[c] = 0
+
+
+@cuda.jit(device=True)
+def softmax_step(scores, top, total, shrink):
+    """Fold a score tile into the running softmax: scores become weights relative to the new
+    maximum, `shrink` the factor for what was accumulated before. Rows of -inf change nothing.
+
+    Synchronises the block before and after; one thread a row works on the row's statistics.
+    """
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    cuda.syncthreads()
+    if x == 0:
+        old = top[y]
+        new = old
+        for c in range(TILE):
+            new = most(new, scores[y, c])
+        fresh = total[y] * 0
+        if new == NEGATIVE:
+            shrink[y] = 1
+        else:
+            shrink[y] = math.exp(old - new) if old != NEGATIVE else 0
+            top[y] = new
+            for c in range(TILE):
+                weight = math.exp(scores[y, c] - new) if scores[y, c] != NEGATIVE else 0
+                scores[y, c] = weight
+                fresh += weight
+        if new == NEGATIVE:
+            for c in range(TILE):
+                scores[y, c] = 0
+        total[y] = total[y] * shrink[y] + fresh
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def accumulate(acc, scores, values, shrink, value_dim):
+    """acc = shrink * acc + weights @ values for the thread's row and columns."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    slot = 0
+    for c in range(x, value_dim, TILE):
+        total = acc[slot] * shrink[y]
+        for j in range(TILE):
+            total += scores[y, j] * values[j, c]
+        acc[slot] = total
+        slot += 1
+
+
+@cuda.jit(device=True)
+def store_rows(out, row, acc, total, value_dim):
+    """out[row] = acc / total; a row that saw nothing becomes 0."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    slot = 0
+    for c in range(x, value_dim, TILE):
+        out[row, c] = acc[slot] / total[y] if total[y] > 0 else 0
+        slot += 1

@@ -1,0 +1,83 @@
+"""Run in a subprocess: compile every CUDA kernel of an exhibit to PTX, with no GPU present.
+
+    CUDA_HOME=… python compile_ptx.py NAME
+
+Numba's compiler needs only libNVVM, so types, shared-memory sizes and intrinsics are checked as
+for real hardware (the simulator checks none of them). Launches are replaced by compilation and
+device arrays by NumPy arrays, so the paths' own Python runs but computes nothing. Prints one
+JSON object: operation -> number of kernels compiled, or what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import properties
+from numba import cuda, typeof
+from numba.cuda import dispatcher
+
+CAPABILITY = (8, 0)
+
+
+class DeviceArray(np.ndarray):
+    """A NumPy array with the few methods of a device array."""
+
+    def copy_to_host(self, ary: Any = None, stream: int = 0) -> np.ndarray:
+        return np.zeros(self.shape, self.dtype)
+
+    def copy_to_device(self, ary: Any, stream: int = 0) -> None:
+        np.asarray(ary)
+
+
+def device(array: Any, *_: Any, **__: Any) -> DeviceArray:
+    return np.array(array).view(DeviceArray)
+
+
+def install(compiled: list[str]) -> None:
+    """Replace launches, allocation and the device itself."""
+    from attnlab.kernels.cuda import device as house
+
+    house.require = house.reason = lambda: None
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=CAPABILITY)
+    cuda.to_device = device
+    cuda.device_array = lambda shape, dtype=np.float64, **_: device(np.zeros(shape, dtype))
+    cuda.device_array_like = lambda a, **_: device(np.zeros(a.shape, a.dtype))
+    cuda.synchronize = lambda: None
+
+    def launch(self: Any, *args: Any) -> None:
+        plain = [np.asarray(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
+        signature = tuple(typeof(a) for a in plain)
+        cuda.compile_ptx(self.dispatcher.py_func, signature, cc=CAPABILITY)
+        compiled.append(self.dispatcher.py_func.__qualname__)
+
+    dispatcher._LaunchConfiguration.__init__ = lambda self, disp, *_: setattr(
+        self, "dispatcher", disp
+    )  # type: ignore[assignment]
+    dispatcher._LaunchConfiguration.__call__ = launch  # type: ignore[method-assign]
+
+
+def main(name: str) -> None:
+    from attnlab.registry import find
+
+    compiled: list[str] = []
+    install(compiled)
+    results: dict[str, Any] = {}
+    for op in (o for o in find(name).operations if "cuda" in o.paths):
+        before = len(compiled)
+        try:
+            for dtype in ("float32", "float64"):
+                kwargs = properties.arguments(op, n=17, dtype=dtype)
+                op.exhibit.run(op.name, backend="cuda", want="all", **kwargs)
+            results[op.name] = len(compiled) - before
+        except Exception:
+            results[op.name] = traceback.format_exc()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
