@@ -44,7 +44,7 @@ class Configuration:
     heads: int = 4
     hidden: int = 256  # of the feed-forward part
     context: int = 256  # tokens per training window; longer texts can be read, less well
-    dropout: float = 0.15
+    dropout: float = 0.25
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

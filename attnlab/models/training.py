@@ -51,9 +51,9 @@ def train(
     validation: str | None = None,
     configuration: Configuration = QUICK,
     merges: int = 768,
-    batch: int = 16,
+    batch: int = 8,
     lr: float = 3e-3,
-    weight_decay: float = 0.1,
+    weight_decay: float = 0.3,
     repeats: int = 8,
     seconds: float | None = None,
     evaluate_every: int = 100,
@@ -175,7 +175,7 @@ def main() -> None:
         "train", help="train the shipped model anew"
     )
     command.add_argument("--out", type=Path, default=data_dir() / "language_model")
-    command.add_argument("--steps", type=int, default=2000)
+    command.add_argument("--steps", type=int, default=1500)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
