@@ -1,0 +1,172 @@
+"""The arguments of one point, what its operation is prepared with, and what it costs by its card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from attnlab import registry
+from attnlab.checks import check, convert
+from attnlab.contract import InputError, Operation
+
+
+@dataclass(frozen=True)
+class Target:
+    """One operation with the options that the benchmark chooses for it.
+
+    `causal` is None where the operation has no such option. A `baseline` is plain attention, added
+    so that there is something to beat.
+    """
+
+    exhibit: str
+    operation: str
+    causal: bool | None = None
+    baseline: bool = False
+
+    @property
+    def title(self) -> str:
+        causal = " (causal)" if self.causal else ""
+        return f"{self.exhibit} {self.operation}{causal}"
+
+    @property
+    def op(self) -> Operation:
+        return registry.find(self.exhibit).operation(self.operation)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether every position may see those after it."""
+        return not self.causal if self.causal is not None else not self.op.causal
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a card says about one call; None where the card is silent."""
+
+    flops: float | None
+    bytes: float | None
+    blas: float | None
+    items: int  # tokens (or documents, steps …) in the whole batch
+
+
+def sizes_of(target: Target, sizes_set: Mapping[str, Any]) -> dict[str, Any]:
+    """The card's benchmark sizes with what was asked for on top, where the operation has it."""
+    op = target.op
+    asked = {k: v for k, v in sizes_set.items() if k in op.sizes or op.option(k)}
+    chosen = dict(op.bench_sizes) | asked
+    if target.causal is not None:
+        chosen["causal"] = target.causal
+    return chosen
+
+
+def draw(target: Target, n: int, dtype: str, seed: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The operation's own example of size n; what `prepare` builds is still missing."""
+    return target.op.sample(n, seed, dtype, **sizes)
+
+
+def prepare(
+    target: Target, backend: str, n: int, dtype: str, seed: int, sizes: Mapping[str, Any]
+) -> tuple[dict[str, Any], float | None]:
+    """What the preparing operation supplies, made on the same backend where it has the path, and the
+    seconds that took; ({}, None) where nothing is prepared."""
+    op = target.op
+    if not op.prepare:
+        return {}, None
+    builder = op.exhibit.operation(op.prepare)
+    shared = {k: v for k, v in sizes.items() if k in builder.sizes or builder.option(k)}
+    given = builder.sample(n, seed, dtype, **shared)
+    path = backend if backend in builder.paths else "numpy"
+    begun = time.perf_counter()
+    made = op.exhibit.run(builder.name, backend=path, want="all", **given)._asdict()
+    seconds = time.perf_counter() - begun
+    return {
+        a.keyword: made[a.keyword] for a in op.arguments if made.get(a.keyword) is not None
+    }, seconds
+
+
+def with_dtype(value: Any, dtype: str) -> Any:
+    """Floating-point arrays as `dtype`, whatever they are nested in."""
+    if isinstance(value, Mapping):
+        return {k: with_dtype(v, dtype) for k, v in value.items()}
+    if isinstance(value, list) and not all(np.isscalar(v) for v in value):
+        return [with_dtype(v, dtype) for v in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(dtype, copy=False)
+    return value
+
+
+def place(op: Operation, backend: str, kwargs: dict[str, Any], device: bool) -> dict[str, Any]:
+    """Arguments where the path works on them, so that no transfer is timed."""
+    if not device or backend not in ("cuda", "torch"):
+        return kwargs
+    placed, _ = convert(op, kwargs, backend)
+    moved = _to_gpu(placed) if backend == "torch" else placed
+    return {k: v for k, v in moved.items() if v is not None}
+
+
+def _to_gpu(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _to_gpu(v) for k, v in value.items()}
+    if isinstance(value, list) and any(hasattr(v, "cuda") or isinstance(v, Mapping) for v in value):
+        return [_to_gpu(v) for v in value]
+    return value.cuda() if hasattr(value, "cuda") else value
+
+
+def synchronize(backend: str, device: bool) -> Callable[[], None] | None:
+    """What waits until a device has finished; None on the CPU, whose calls return when done."""
+    if backend == "cuda":
+        from numba import cuda
+
+        return cuda.synchronize
+    if backend == "torch" and device:
+        import torch
+
+        return torch.cuda.synchronize
+    return None
+
+
+def caller(target: Target, backend: str, kwargs: dict[str, Any], device: bool) -> Callable[[], Any]:
+    """The call to time, as a user makes it: the path's public function, its checks included."""
+    function = registry.find(target.exhibit).function(target.operation, backend)
+    wait = synchronize(backend, device)
+    if wait is None:
+        return lambda: function(**kwargs)
+
+    def call() -> Any:
+        out = function(**kwargs)
+        wait()
+        return out
+
+    return call
+
+
+def cost(target: Target, n: int, kwargs: Mapping[str, Any], dtype: str) -> Cost:
+    """Operations, bytes and items of this call, by the card's formulas."""
+    card = target.op.cost
+    call = check(target.op, kwargs)
+    names = SimpleNamespace(**call.sizes | call.options)
+    names.itemsize = 8 if dtype == "float64" else 4
+    items = n * int(call.sizes.get(target.op.batch, 1))
+    if card is None:
+        return Cost(None, None, None, items)
+
+    def value(formula: Any) -> float | None:
+        return float(formula(names)) if callable(formula) else formula
+
+    return Cost(value(card.flops), value(card.bytes), value(card.blas), items)
+
+
+def fixed_cost_inputs(target: Target, draw_at: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+    """Arguments of the smallest size that the operation takes: what such a call needs is its fixed cost."""
+    for n in (1, 2, 4, 8, 16, 32):
+        try:
+            kwargs = draw_at(n)
+            check(target.op, kwargs)
+        except (InputError, ValueError, IndexError, ZeroDivisionError):
+            continue
+        return kwargs
+    raise InputError(f"{target.title} takes no size up to 32")

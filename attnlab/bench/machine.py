@@ -1,0 +1,182 @@
+"""What the numbers were measured on: versions, threads, and the machine's own measured rates.
+
+A share of a data-sheet's peak says little about a laptop on battery; a share of what the same
+threads reach in the BLAS's matrix product, and in copying memory, says how far a kernel could go.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Identity of the machine and of the software; equal machines can resume each other's runs."""
+
+    cpu: str
+    cores: int
+    threads: int
+    memory_gib: float
+    system: str
+    python: str
+    versions: dict[str, str]
+    gpu: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured with `threads` threads: FLOP/s of matrix products, bytes/s (read + written) of a copy."""
+
+    sgemm: float
+    dgemm: float
+    copy: float
+
+    def flops(self, dtype: str) -> float:
+        return self.dgemm if dtype == "float64" else self.sgemm
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(threads: int) -> Machine:
+    """The machine, with `threads` threads in use."""
+    versions = {}
+    for package in ("attnlab", "numpy", "numba", "torch"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return Machine(
+        cpu=_cpu_model(),
+        cores=cores(),
+        threads=threads,
+        memory_gib=round(total_memory() / 2**30, 1),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=versions,
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _meminfo(field: str) -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def total_memory() -> int:
+    """Bytes of memory; 8 GiB where the system does not say."""
+    if (found := _meminfo("MemTotal")) is not None:
+        return found
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 8 * 2**30
+
+
+def available_memory() -> int:
+    """Bytes that a new process could use, a container's limit included; half of all where unknown."""
+    free = _meminfo("MemAvailable") or total_memory() // 2
+    try:  # a container's limit (control groups, version 2)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        free = min(free, int(limit) - used) if limit != "max" else free
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def power_caveat() -> str:
+    """What is known of clock and load: they are reported, not controlled."""
+    try:
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+        known = f"CPU governor {governor}"
+    except OSError:
+        known = "CPU governor unknown"
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{known}{load}; clock, power and other programs are not controlled"
+
+
+def pin_threads(threads: int) -> ExitStack:
+    """Every library that is loaded uses `threads` threads, until the stack is closed.
+
+    Raises ValueError where Numba was started with fewer.
+    """
+    import sys
+
+    from threadpoolctl import threadpool_limits
+
+    stack = ExitStack()
+    stack.enter_context(threadpool_limits(threads))
+    if "numba" in sys.modules:
+        import numba
+
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        stack.callback(numba.set_num_threads, before)
+    if "torch" in sys.modules:
+        import torch
+
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads)
+    return stack
+
+
+def measure_rates(threads: int, repeats: int = 7) -> Rates:
+    """Best of several: the rate that this machine can reach. Takes about a second; threads are pinned
+    by the caller."""
+    return Rates(_gemm(np.float32, repeats), _gemm(np.float64, repeats), _copy(threads, repeats))
+
+
+def _gemm(dtype: Any, repeats: int, n: int = 1024) -> float:
+    a = np.random.default_rng(0).standard_normal((n, n)).astype(dtype)
+    out = np.empty_like(a)
+    return 2 * n**3 / _best(lambda: np.matmul(a, a, out=out), repeats)
+
+
+def _copy(threads: int, repeats: int, size: int = 128 * 2**20) -> float:
+    # 128 MiB is beyond any cache; np.copyto lets go of the interpreter lock, so threads do share it
+    source = np.ones(size // 8)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads)))
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best(lambda: list(pool.map(lambda p: np.copyto(*p), parts)), repeats)
+    return 2 * size / seconds
+
+
+def _best(call: Any, repeats: int) -> float:
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begun)
+    return best

@@ -1,0 +1,212 @@
+"""Which operations, on which backends, at which sizes, and how long that will take."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from attnlab import registry
+from attnlab.bench import inputs
+from attnlab.bench.inputs import Target
+from attnlab.bench.machine import Rates
+from attnlab.bench.settings import Settings
+from attnlab.contract import BACKENDS, BackendUnavailable, Exhibit, InputError, Operation, suggest
+
+BASELINE = "attention"
+CPU = ("numba", "torch", "numpy")
+# Shares of the measured rates that a path is expected to reach, for the estimate alone: matrix
+# products, other operations (of the matrix-product rate), bytes; and seconds of a call's fixed cost.
+EXPECTED = {
+    "numba": (0.6, 0.1, 0.5),
+    "torch": (0.5, 0.08, 0.4),
+    "numpy": (0.2, 0.01, 0.1),
+    "cuda": (1, 1, 1),
+}
+FIXED = 100e-6
+POINT = 0.15  # seconds for drawing inputs, calibrating and saving a point
+CHILD = 0.6  # seconds for the process that measures a point's memory
+
+
+@dataclass
+class Plan:
+    """Targets (baselines last), backends, and what was left out and why."""
+
+    targets: list[Target]
+    backends: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def series(self) -> list[tuple[Target, str]]:
+        return [(t, b) for t in self.targets for b in self.backends if b in t.op.paths]
+
+
+def unavailable(backend: str) -> str | None:
+    """Why a backend cannot run here, or None."""
+    module = {"numba": "numba", "torch": "torch", "cuda": "numba"}.get(backend)
+    if module and importlib.util.find_spec(module) is None:
+        return f"{module} is not installed: pip install {module}"
+    if backend == "cuda":
+        from attnlab.kernels.cuda.device import reason
+
+        return reason()
+    return None
+
+
+def make(settings: Settings) -> Plan:
+    """The plan. Raises InputError for wrong names, BackendUnavailable for a missing backend that was
+    asked for: there is no fallback."""
+    notes: list[str] = []
+    targets = _targets(settings, notes)
+    backends = _backends(settings, targets, notes)
+    _check_sizes(settings, targets, notes)
+    targets += _baselines(settings, targets)
+    return Plan(targets, backends, notes)
+
+
+def _targets(settings: Settings, notes: list[str]) -> list[Target]:
+    if settings.names:
+        exhibits = [registry.find(name) for name in dict.fromkeys(settings.names)]
+        ops = [exhibit.operation(settings.operation) for exhibit in exhibits]
+    else:
+        found = [(e, _token_operation(e, settings.operation)) for e in registry.exhibits()]
+        ops = [op for _, op in found if op is not None]
+        if not ops:
+            every = {op.name for e in registry.exhibits() for op in e.operations}
+            raise InputError(
+                f"--operation: no exhibit with a sequence length has an operation "
+                f"{settings.operation!r}{suggest(settings.operation or '', every)}"
+            )
+        left = [e.name for e, op in found if op is None]
+        if left:
+            notes.append(f"without a sequence length (name them to time them): {', '.join(left)}")
+    targets = []
+    for op in ops:
+        causal = settings.causal if op.option("causal") else None
+        if settings.causal and causal is None and not op.causal:
+            notes.append(f"{op.exhibit.name} {op.name} is not causal and has no such option")
+        targets.append(Target(op.exhibit.name, op.name, causal))
+    return targets
+
+
+def _token_operation(exhibit: Exhibit, name: str | None) -> Operation | None:
+    ordered = [exhibit.headline, *(op for op in exhibit.operations if op is not exhibit.headline)]
+    for op in ordered:
+        if op.cost is not None and op.cost.grows == "tokens" and name in (None, op.name):
+            return op
+    return None
+
+
+def _backends(settings: Settings, targets: Sequence[Target], notes: list[str]) -> tuple[str, ...]:
+    offered = {b for t in targets for b in t.op.paths}
+    if settings.backends:
+        for backend in settings.backends:
+            if backend not in BACKENDS:
+                raise InputError(
+                    f"--backend: {backend!r} is none of {', '.join(BACKENDS)}{suggest(backend, BACKENDS)}"
+                )
+            if (why := unavailable(backend)) is not None:
+                why = why.removeprefix("backend cuda: ")
+                raise BackendUnavailable(f"--backend {backend} cannot run here: {why}")
+            lacking = [t.title for t in targets if backend not in t.op.paths]
+            if lacking and (settings.names or backend not in offered):
+                raise InputError(f"--backend: {lacking[0]} has no {backend} path")
+            if lacking:
+                notes.append(f"without a {backend} path: {', '.join(lacking)}")
+        return tuple(dict.fromkeys(settings.backends))
+    chosen = []
+    for backend in (*CPU, "cuda"):
+        if backend not in offered:
+            continue
+        why = unavailable(backend)
+        if backend == "cuda" and why is None and _simulated():
+            why = "the simulator's times mean nothing"
+        if why is None:
+            chosen.append(backend)
+        else:
+            notes.append(f"backend {backend} was not run: {why}")
+    return tuple(chosen)
+
+
+def _simulated() -> bool:
+    from attnlab.kernels.cuda.device import simulated
+
+    return simulated()
+
+
+def _check_sizes(settings: Settings, targets: Sequence[Target], notes: list[str]) -> None:
+    """A size that no operation has is an error; one that some lack is said."""
+    for name in settings.sizes_set:
+        lacking = [t.exhibit for t in targets if not (name in t.op.sizes or t.op.option(name))]
+        flag = f"--{name}" if name in ("dim", "heads", "batch") else f"--set {name}"
+        if len(lacking) == len(targets):
+            known = sorted(
+                {s for t in targets for s in (*t.op.sizes, *(o.name for o in t.op.options))}
+            )
+            raise InputError(
+                f"{flag}: {' and '.join(lacking[:3])} {'has' if len(lacking) == 1 else 'have'} no "
+                f"size or option {name!r}{suggest(name, known)}; known: {', '.join(known)}"
+            )
+        if lacking:
+            notes.append(f"{flag} means nothing to {', '.join(lacking)}")
+
+
+def _baselines(settings: Settings, targets: Sequence[Target]) -> list[Target]:
+    """Plain attention, looking ahead or not as each operation does, where it is not asked for anyway."""
+    if BASELINE not in registry.names():
+        return []
+    op = registry.find(BASELINE).headline
+    tokens = [t for t in targets if t.op.cost is not None and t.op.cost.grows == "tokens"]
+    wanted = {not t.ahead for t in tokens if t.exhibit != BASELINE}
+    have = {t.causal for t in targets if (t.exhibit, t.operation) == (BASELINE, op.name)}
+    return [Target(BASELINE, op.name, causal, baseline=True) for causal in sorted(wanted - have)]
+
+
+def baseline_of(target: Target, targets: Sequence[Target]) -> Target | None:
+    """The plain attention that a target is compared with; None for attention itself and for what has
+    no sequence length."""
+    card = target.op.cost
+    if target.exhibit == BASELINE or card is None or card.grows != "tokens":
+        return None
+    op = registry.find(BASELINE).headline
+    for other in targets:
+        if (other.exhibit, other.operation) == (BASELINE, op.name) and other.ahead == target.ahead:
+            return other
+    return None
+
+
+def estimate(plan: Plan, settings: Settings, rates: Rates) -> float:
+    """Seconds that the whole plan would take without a budget, from the cards' formulas and this
+    machine's rates."""
+    total = 0.0
+    smallest = min(settings.ns)
+    for target, backend in plan.series:
+        at = expected_call(target, backend, smallest, settings, rates)
+        exponent = target.op.cost.exponent if target.op.cost else 1.0
+        for n in settings.ns:
+            call = at * (n / smallest) ** exponent
+            calls = settings.repeat + 3 + (settings.repeat if call < 0.02 else 0)
+            total += POINT + calls * max(call, 2e-3)
+            total += (CHILD + call) if settings.memory and backend in CPU else 0
+    return total
+
+
+def expected_call(target: Target, backend: str, n: int, settings: Settings, rates: Rates) -> float:
+    """Seconds of one call by the card's formulas; only ever used before anything was measured."""
+    sizes = inputs.sizes_of(target, settings.sizes_set)
+    try:
+        cost = inputs.cost(
+            target,
+            n,
+            inputs.draw(target, min(n, 256), settings.dtype, settings.seed, sizes),
+            settings.dtype,
+        )
+    except InputError:
+        return FIXED  # the operation needs what `prepare` builds: nothing is known yet
+    grown = (n / min(n, 256)) ** (target.op.cost.exponent if target.op.cost else 1.0)
+    products, other, traffic = EXPECTED[backend]
+    flops, blas = (cost.flops or 0.0) * grown, cost.blas or 0.0
+    peak = rates.flops(settings.dtype)
+    seconds = flops * (blas / (products * peak) + (1 - blas) / (other * peak))
+    return FIXED + max(seconds, (cost.bytes or 0.0) * grown / (traffic * rates.copy))
