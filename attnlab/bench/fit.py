@@ -89,13 +89,19 @@ def tail(sizes: Sequence[int], usable: Sequence[bool] | None = None) -> list[int
 
 def verdict(
     fitted: Exponent, claim: float, margin: float = MARGIN
-) -> Literal["PASS", "FAIL", "undecided"]:
-    """PASS: the whole interval is within `margin` of the claim; FAIL: all of it is outside."""
+) -> Literal["PASS", "FAIL", "below", "undecided"]:
+    """What the interval says of a claimed exponent.
+
+    PASS: all of it is within `margin` of the claim. FAIL: all of it is above, growth is faster than
+    claimed. below: all of it is under, which fixed costs do at sizes that are still small.
+    """
     if not (math.isfinite(fitted.low) and math.isfinite(fitted.high)):
         return "undecided"
     if abs(fitted.low - claim) <= margin and abs(fitted.high - claim) <= margin:
         return "PASS"
-    return "FAIL" if fitted.low > claim + margin or fitted.high < claim - margin else "undecided"
+    if fitted.low > claim + margin:
+        return "FAIL"
+    return "below" if fitted.high < claim - margin else "undecided"
 
 
 def resampled_medians(samples: Sequence[float], rng: np.random.Generator) -> np.ndarray:

@@ -113,6 +113,7 @@ def compare(
             wrong = np.asarray(got != want)
             error, limit = (np.inf if wrong.any() else 0.0), 0.0
         else:
+            got, want = np.atleast_1d(got), np.atleast_1d(want)
             with np.errstate(invalid="ignore"):
                 gap = np.abs(got.astype(np.float64) - want)
             gap[(got == want) | (np.isnan(got) & np.isnan(want))] = 0  # equal infinities are equal
@@ -121,6 +122,11 @@ def compare(
             limit = atol + rtol * float(finite.max(initial=0.0))
             wrong, error = gap > limit, float(gap.max(initial=0.0))
         share = float(wrong.mean()) if wrong.size else 0.0
-        if not worst[3] or error - limit > worst[0] - worst[1]:
+        if not worst[3] or _badness(error, limit) > _badness(worst[0], worst[1]):
             worst = (error, limit, share, name)
     return worst
+
+
+def _badness(error: float, limit: float) -> float:
+    """Error as a multiple of its tolerance; outputs that are exactly equal say the least."""
+    return error / limit if limit else (np.inf if error else -1.0)

@@ -150,32 +150,34 @@ def pin_threads(threads: int) -> ExitStack:
     return stack
 
 
-def measure_rates(threads: int, repeats: int = 7) -> Rates:
-    """Best of several: the rate that this machine can reach. Takes about a second; threads are pinned
-    by the caller."""
-    return Rates(_gemm(np.float32, repeats), _gemm(np.float64, repeats), _copy(threads, repeats))
+def measure_rates(threads: int, seconds: float = 0.5) -> Rates:
+    """The best of as many tries as fit in `seconds` each: the rates that this machine can reach.
+
+    The caller has pinned the threads.
+    """
+    return Rates(_gemm(np.float32, seconds), _gemm(np.float64, seconds), _copy(threads, seconds))
 
 
-def _gemm(dtype: Any, repeats: int, n: int = 1024) -> float:
+def _gemm(dtype: Any, seconds: float, n: int = 1024) -> float:
     a = np.random.default_rng(0).standard_normal((n, n)).astype(dtype)
     out = np.empty_like(a)
-    return 2 * n**3 / _best(lambda: np.matmul(a, a, out=out), repeats)
+    return 2 * n**3 / _best(lambda: np.matmul(a, a, out=out), seconds)
 
 
-def _copy(threads: int, repeats: int, size: int = 128 * 2**20) -> float:
+def _copy(threads: int, seconds: float, size: int = 128 * 2**20) -> float:
     # 128 MiB is beyond any cache; np.copyto lets go of the interpreter lock, so threads do share it
     source = np.ones(size // 8)
     target = np.zeros_like(source)
     parts = list(zip(np.array_split(target, threads), np.array_split(source, threads)))
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _best(lambda: list(pool.map(lambda p: np.copyto(*p), parts)), repeats)
-    return 2 * size / seconds
+        best = _best(lambda: list(pool.map(lambda p: np.copyto(*p), parts)), seconds)
+    return 2 * size / best
 
 
-def _best(call: Any, repeats: int) -> float:
+def _best(call: Any, seconds: float) -> float:
     call()
-    best = float("inf")
-    for _ in range(repeats):
+    best, end = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
         begun = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - begun)

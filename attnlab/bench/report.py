@@ -19,6 +19,7 @@ from attnlab.bench.plan import Plan
 from attnlab.bench.records import Point, Results
 from attnlab.bench.settings import PRESETS, headline_size
 from attnlab.bench.summary import OVERHEAD, Growth, Shares, Summary, shares
+from attnlab.contract import BACKENDS
 
 WIDE = 124  # columns: from here on one table holds everything
 NOT_MEASURED = (
@@ -55,10 +56,10 @@ def ms(seconds: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """1234567 -> 1.23 M."""
+    """1234567 -> 1.23M."""
     if value is None or not math.isfinite(value):
         return "–"
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return number(value / size) + unit
     return number(value)
@@ -107,13 +108,13 @@ def _columns(results: Results, points: list[Point]) -> tuple[list[Column], list[
         times.append(Column("prep ms", lambda p, s: ms(p.prepare)))
     if results.settings.memory:
         times.append(Column("peak MiB", lambda p, s: mebibytes(p.peak)))
+    times.append(Column("FLOP", lambda p, s: short(p.flops)))
     rates = [
         Column(f"{unit}/s", lambda p, s: short(p.items / p.median)),
-        Column("FLOP", lambda p, s: short(p.flops)),
         Column("GFLOP/s", lambda p, s: number(None if s.flops is None else s.flops / 1e9)),
-        Column("of gemm", lambda p, s: share(s.of_flops)),
+        Column("gemm %", lambda p, s: share(s.of_flops)),
         Column("GB/s", lambda p, s: number(None if s.bytes is None else s.bytes / 1e9)),
-        Column("of copy", lambda p, s: share(s.of_bytes)),
+        Column("copy %", lambda p, s: share(s.of_bytes)),
         Column("bound", lambda p, s: s.bound or "–"),
     ]
     return times, rates
@@ -191,9 +192,8 @@ class Report:
                 target.causal,
             ):
                 self._marked(f"{gate.backend}: {gate.line}")
-        points = sorted(
-            (p for p in results.points if p.target == target), key=lambda p: (p.n, p.backend)
-        )
+        points = [p for p in results.points if p.target == target]
+        points.sort(key=lambda p: (p.n, BACKENDS.index(p.backend)))  # type: ignore[arg-type]
         measured = [p for p in points if p.measured]
         if measured:
             times, rates = _columns(results, measured)
@@ -212,22 +212,16 @@ class Report:
         table.add_column("path", no_wrap=True)
         for column in columns:
             table.add_column(column.title, justify="right", overflow="fold")
-        for index, point in enumerate(points):
-            last = index + 1 == len(points) or points[index + 1].n != point.n
+        before = None
+        for point in points:
             if not point.measured:
                 cells = ["not run", *[""] * (len(columns) - 1)]
             else:
                 part = shares(point, results.rates, results.settings.dtype)
                 cells = [c.cell(point, part) for c in columns]
-            table.add_row(
-                str(point.n),
-                point.backend,
-                *cells,
-                end_section=False,
-                style="" if point.measured else "dim",
-            )
-            if last and index + 1 < len(points) and len({p.backend for p in points}) > 1:
-                table.add_section()
+            n = "" if point.n == before else str(point.n)
+            table.add_row(n, point.backend, *cells, style="" if point.measured else "dim")
+            before = point.n
         self.console.print(table)
 
     def _reasons(self, points: list[Point]) -> None:
@@ -380,7 +374,10 @@ def _growth(growth: Growth) -> str:
         f"n^{fitted.slope:.2f} {between}, n = {min(used)} … {max(used)} ({len(used)} points, "
         f"R² {fitted.r2:.4f})"
     )
-    return text if growth.claim is None else f"{text}; claim {growth.claim:g}: {growth.verdict}"
+    if growth.claim is None:
+        return text
+    hint = " (grows less than claimed; see larger n)" if growth.verdict == "below" else ""
+    return f"{text}; claim {growth.claim:g}: {growth.verdict}{hint}"
 
 
 def _exponent(growth: Growth | None) -> str:

@@ -257,7 +257,8 @@ class Runner:
         if len(seen) > 1:
             local = fit.exponent([p.n for p in seen[-2:]], [p.median for p in seen[-2:]]).slope
             claim = max(claim, min(local, 3.0))
-        return last.median * (n / last.n) ** claim
+        fixed = min(last.fixed or 0.0, last.median)
+        return fixed + (last.median - fixed) * (n / last.n) ** claim
 
     def _expected_bytes(self, target: Target, backend: str, n: int) -> float:
         """Peak memory extrapolated from smaller sizes; a quadratic guess for the plain reference
