@@ -150,7 +150,7 @@ def pin_threads(threads: int) -> ExitStack:
     return stack
 
 
-def measure_rates(threads: int, seconds: float = 0.5) -> Rates:
+def measure_rates(threads: int, seconds: float = 0.3) -> Rates:
     """The best of as many tries as fit in `seconds` each: the rates that this machine can reach.
 
     The caller has pinned the threads.

@@ -148,7 +148,13 @@ def _looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def _dress(axis: Any, data: dict[str, list[Point]], title: str) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import (
+        FixedLocator,
+        FuncFormatter,
+        LogLocator,
+        NullFormatter,
+        NullLocator,
+    )
 
     ns = sorted({p.n for points in data.values() for p in points})
     axis.set_xscale("log", base=2)
@@ -157,8 +163,12 @@ def _dress(axis: Any, data: dict[str, list[Point]], title: str) -> None:
     axis.xaxis.set_major_locator(FixedLocator(ns[::every]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_locator(LogLocator(10, numticks=12))
+    low, high = axis.get_ylim()
+    narrow = high / low < 300  # fewer than about two decades: 1, 2, 5 are labelled, too
+    axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if narrow else (1,), numticks=15))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axis.grid(True, which="major", linewidth=0.5, color="#d3d7dc")
+    axis.set_xlim(ns[0] / 1.15, ns[-1] * 1.15)
     axis.set_xlabel("n")
     axis.set_title(title, fontsize=9, loc="left")

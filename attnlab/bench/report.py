@@ -129,6 +129,10 @@ class Report:
     def say(self, text: str = "", style: str = "") -> None:
         self.console.print(Text(text, style=style))
 
+    def _new_table(self) -> Table:
+        gap = 1 if self.console.width >= 80 else 0  # beside the box's own
+        return Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
+
     # --- before ------------------------------------------------------------------------------
 
     def header(self, results: Results, plan: Plan) -> None:
@@ -207,7 +211,7 @@ class Report:
             self._fits(summary, target)
 
     def _table(self, points: list[Point], columns: list[Column], results: Results) -> None:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table = self._new_table()
         table.add_column("n", justify="right", no_wrap=True)
         table.add_column("path", no_wrap=True)
         for column in columns:
@@ -259,7 +263,7 @@ class Report:
         largest = max((p.n for p in results.points if p.measured), default=0)
         at = headline or largest
         narrow = self.console.width < 90
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table = self._new_table()
         table.add_column("operation", overflow="fold")
         table.add_column("path", no_wrap=True)
         for title in (
@@ -317,7 +321,7 @@ class Report:
             self.say(f"· {caveat}")
         if not changes:
             return
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table = self._new_table()
         table.add_column("operation", overflow="fold")
         table.add_column("path", no_wrap=True)
         for title in ("n", "old ms", "new ms", "new / old", "95 %"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -104,6 +105,8 @@ def bench(
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ?, not an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # a shell without job control starts its background jobs deaf to interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _check_files(csv, json_, plot)
     asked: dict[str, Any] = {
         "names": tuple(names or ()),
