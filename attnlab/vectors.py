@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,3 +328,19 @@ def run(path: str | Path, exhibit: str | None = None, backend: str | None = None
             except BackendUnavailable:
                 if backend:
                     raise
+
+
+def not_run(paths: Iterable[str | Path], exhibit: str | None = None) -> str:
+    """One sentence about the CUDA cases that no device was there for; empty where all ran."""
+    from attnlab.kernels.cuda.device import reason
+
+    why = reason()
+    if why is None:
+        return ""
+    cases = 0
+    for path in paths:
+        try:
+            cases += sum("cuda" in backends_for(case) for case in read(path, exhibit))
+        except VectorError:
+            continue
+    return f"not run on hardware: {cases} cases of the cuda paths ({why})" if cases else ""

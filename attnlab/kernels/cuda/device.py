@@ -37,6 +37,8 @@ def reason() -> str | None:
         cuda.detect()
     except Exception as error:
         words = " ".join(str(error).split())
+        if "library cannot be found" in words:
+            words = "the NVIDIA driver library was not found"
         return f"no CUDA device: {words.rstrip(' :')}"
     return (
         "no CUDA device was found; set NUMBA_ENABLE_CUDASIM=1 before starting Python to run "

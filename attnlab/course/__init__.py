@@ -1,0 +1,1 @@
+"""Coursework: exercises derived from the exhibits."""

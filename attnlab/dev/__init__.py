@@ -1,0 +1,1 @@
+"""For authors of exhibits: the lint (`attnlab dev check`) and the template (`attnlab dev new`)."""
