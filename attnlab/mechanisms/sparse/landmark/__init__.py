@@ -104,6 +104,11 @@ def pairs(c: SimpleNamespace) -> float:
     return c.batch * c.heads * c.n * (c.n + 1) / 2
 
 
+def tokens(c: SimpleNamespace) -> float:
+    """Tokens of all chunks."""
+    return sum(size for name, size in vars(c).items() if name[0] == "t" and name[1:].isdigit())
+
+
 def scored(c: SimpleNamespace) -> float:
     """Dot products and weighted values of one query in a cached chunk, per width."""
     chunk = c.t0
@@ -112,7 +117,7 @@ def scored(c: SimpleNamespace) -> float:
 
 def read_tokens(c: SimpleNamespace) -> float:
     """Keys that one cached step scores: the landmarks, the retrieved blocks, the tail."""
-    return c.n / c.block + (c.cache_topk + 1) * c.block
+    return c.blocks + (c.cache_topk + 1) * c.block
 
 
 SELECTIONS = ("per_token_and_head", "max_over_heads", "max_over_tokens")
@@ -253,8 +258,10 @@ EXHIBIT = Exhibit(
             cost=Cost(
                 time="n (R + K b + chunk) width + n width^2",
                 exponent=1.0,
-                flops=lambda c: 8.0 * c.n * c.width**2 + 2.0 * c.n * c.width * scored(c),
-                bytes=lambda c: c.itemsize * c.width * (6.0 * c.n + 4 * c.width + c.n * scored(c)),
+                flops=lambda c: tokens(c) * c.width * (8.0 * c.width + 2.0 * scored(c)),
+                bytes=lambda c: (
+                    c.itemsize * c.width * (4 * c.width + tokens(c) * (6.0 + scored(c)))
+                ),
                 blas=lambda c: 8.0 * c.width / (8.0 * c.width + 2.0 * scored(c)),
                 memory="n width + heads chunk (R + K b + chunk)",
                 memory_exponent=1.0,
@@ -352,8 +359,8 @@ EXHIBIT = Exhibit(
             cost=Cost(
                 time="heads (n/b + K b) dim",
                 exponent=1.0,
-                flops=lambda c: 2.0 * c.heads * c.dim * (2 * read_tokens(c) - c.n / c.block),
-                bytes=lambda c: c.itemsize * c.heads * c.dim * (2 * read_tokens(c) - c.n / c.block),
+                flops=lambda c: 2.0 * c.heads * c.dim * (2 * read_tokens(c) - c.blocks),
+                bytes=lambda c: c.itemsize * c.heads * c.dim * (2 * read_tokens(c) - c.blocks),
                 blas=0.0,
                 memory="heads (n/b + K b)",
                 note="a constant K b plus a slope of 1/b: the exponent shows only when n >> K b^2",
