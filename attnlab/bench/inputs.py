@@ -53,11 +53,21 @@ class Cost:
     items: int  # tokens (or documents, steps …) in the whole batch
 
 
+# What papers call the number of heads; `--heads` means any of them.
+ALIASES = {"heads": ("heads", "num_heads", "n_head")}
+
+
+def size_name(op: Operation, name: str) -> str | None:
+    """What the operation calls this size or option; None where it has no such thing."""
+    known = (n for n in ALIASES.get(name, (name,)) if n in op.sizes or op.option(n))
+    return next(known, None)
+
+
 def sizes_of(target: Target, sizes_set: Mapping[str, Any]) -> dict[str, Any]:
     """The card's benchmark sizes with what was asked for on top, where the operation has it."""
     op = target.op
-    asked = {k: v for k, v in sizes_set.items() if k in op.sizes or op.option(k)}
-    chosen = dict(op.bench_sizes) | asked
+    asked = {size_name(op, k): v for k, v in sizes_set.items()}
+    chosen = dict(op.bench_sizes) | {k: v for k, v in asked.items() if k is not None}
     if target.causal is not None:
         chosen["causal"] = target.causal
     return chosen

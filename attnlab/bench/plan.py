@@ -138,7 +138,7 @@ def _simulated() -> bool:
 def _check_sizes(settings: Settings, targets: Sequence[Target], notes: list[str]) -> None:
     """A size that no operation has is an error; one that some lack is said."""
     for name in settings.sizes_set:
-        lacking = [t.exhibit for t in targets if not (name in t.op.sizes or t.op.option(name))]
+        lacking = [t.exhibit for t in targets if inputs.size_name(t.op, name) is None]
         flag = f"--{name}" if name in ("dim", "heads", "batch") else f"--set {name}"
         if len(lacking) == len(targets):
             known = sorted(

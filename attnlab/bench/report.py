@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attnlab.bench.compare import Change
 from attnlab.bench.fit import Crossover, Interval
-from attnlab.bench.inputs import Target
+from attnlab.bench.inputs import Target, sizes_of
 from attnlab.bench.machine import power_caveat
 from attnlab.bench.plan import Plan
 from attnlab.bench.records import Point, Results
@@ -176,12 +176,7 @@ class Report:
 
     def _target(self, results: Results, target: Target, summaries: list[Summary]) -> None:
         op = target.op
-        sizes = {
-            **op.bench_sizes,
-            **{
-                k: v for k, v in results.settings.sizes_set.items() if k in op.sizes or op.option(k)
-            },
-        }
+        sizes = sizes_of(target, results.settings.sizes_set)
         shape = ", ".join(f"{k} {v}" for k, v in sizes.items())
         added = ", added as the baseline" if target.baseline else ""
         self.say()

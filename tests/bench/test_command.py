@@ -13,12 +13,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = [
-    sys.executable,
-    "-c",
-    'import sys,types; p=types.ModuleType("attnlab.cli"); p.__path__=["attnlab/cli"]; sys.modules["attnlab.cli"]=p; from attnlab.cli.bench import app; sys.argv[1:2]=[]; app(prog_name="attnlab bench")',
-    "bench",
-]
+RUN = [sys.executable, "-c", "from attnlab.cli import main; main()", "bench"]
 FAST = ["--backend", "numpy", "--heads", "2", "--dim", "8", "--repeat", "3", "--threads", "1"]
 
 
