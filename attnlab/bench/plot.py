@@ -14,6 +14,7 @@ from attnlab.bench.records import Point, Results
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 PATHS = {"numba": ("-", "o"), "torch": ("--", "^"), "numpy": (":", "s"), "cuda": ("-.", "D")}
 SUFFIXES = (".png", ".svg", ".pdf")
+CROWDED = 10  # series, on a terminal
 INK = "#1f2428"
 
 
@@ -42,13 +43,24 @@ def terminal(results: Results) -> Any:
     """A log-log plot for the terminal, or None with fewer than two sizes."""
     from attnlab.lesson.draw import lines
 
+    shown = series(results)
+    title = ""
+    if len(shown) > CROWDED:  # one path then; the picture in a file shows all
+        first = next(iter(shown)).rsplit(" · ", 1)[1]
+        backend = "numba" if any(label.endswith("· numba") for label in shown) else first
+        title = f"{backend} only (--plot FILE draws all)"
+        shown = {k: v for k, v in shown.items() if k.endswith(f"· {backend}")}
+    alone = len({label.rsplit(" · ", 1)[1] for label in shown}) == 1
+    names = {k: k.rsplit(" · ", 1)[0] if alone else k.replace(" · ", "·") for k in shown}
     data = {
-        label: (np.array([p.n for p in points]), np.array([p.median * 1e3 for p in points]))
-        for label, points in series(results).items()
+        names[label]: (np.array([p.n for p in points]), np.array([p.median * 1e3 for p in points]))
+        for label, points in shown.items()
     }
     if len({n for xs, _ in data.values() for n in xs}) < 2:
         return None
-    return lines(data, logx=True, logy=True, xlabel="n", ylabel="median ms of one call")
+    return lines(
+        data, logx=True, logy=True, title=title, xlabel="n", ylabel="median ms of one call"
+    )
 
 
 def save(results: Results, path: Path) -> None:

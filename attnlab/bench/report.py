@@ -93,7 +93,7 @@ class Column:
 def _columns(results: Results, points: list[Point]) -> tuple[list[Column], list[Column]]:
     """Columns about time and memory, and those about rates."""
     card = points[0].target.op.cost
-    unit = card.grows if card else "items"
+    unit = card.grows.split(",")[0] if card else "items"
 
     def spread(p: Point, s: Shares) -> str:
         low, high = p.quantiles()
@@ -245,6 +245,12 @@ class Report:
                         else "below 1 MiB"
                     )
                     self.say(f"  left out of the fit: n = {_range(growth.left_out)} ({why})", "dim")
+        if summary.time is None:
+            self.say(
+                f"{summary.backend}: no time exponent: fewer than two sizes at which a call's fixed cost "
+                f"is under {OVERHEAD:.0%}",
+                "dim",
+            )
         if summary.versus is not None:
             self.say(f"{summary.backend}: {_crossover(summary.versus)}")
 

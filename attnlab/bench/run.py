@@ -23,6 +23,7 @@ from attnlab.contract import BackendUnavailable
 GATE_LARGEST = 512  # the reference must be affordable where only long sizes were asked for
 CALL_SHARE = 40  # one call may take this part of the budget
 POINT_SHARE = 25  # and the samples of one point this part
+REFERENCE = 1.0  # seconds of a reference call, where the reference was not asked for by name
 MEMORY_SHARE = 0.4  # of the budget may go into processes that measure memory
 USABLE = 0.7  # of the memory that is available
 KEEP_FROM = 3  # samples: fewer are not kept when the run is interrupted
@@ -91,6 +92,10 @@ class Runner:
             backends = [b for t, b in self.plan.series if t == target]
             if all((self._key(target, b, n)) in self.done for b in backends for n in s.ns):
                 passed += [(target, b) for b in backends]
+                continue
+            if self.results.gates and self._left() < self.settings.budget / 2:
+                for backend, size in ((b, n) for b in backends for n in s.ns):
+                    self._late(target, backend, size)
                 continue
             self.progress.step(f"checking {target.title}", len(self.done))
             try:
@@ -236,6 +241,12 @@ class Runner:
                 True,
             )
         call, limit = self._expected_seconds(target, backend, n), s.budget / CALL_SHARE
+        if backend == "numpy" and not s.backends and call > REFERENCE:
+            return (
+                f"a call of the reference would take about {call:.2g} s, over {REFERENCE:g} s "
+                "(--backend numpy insists)",
+                True,
+            )
         if call > limit:
             return (
                 f"a call would take about {call:.2g} s, over {limit:.2g} s ({CALL_SHARE} calls fill the budget)",
@@ -337,6 +348,13 @@ class Runner:
             n,
             reason=reason,
         )
+
+    def _late(self, target: Target, backend: str, n: int) -> None:
+        if self._key(target, backend, n) not in self.done:
+            why = "compiling and checking had used half of the time budget"
+            point = self._point(target, backend, n, f"{why}: --resume goes on")
+            point.final = False
+            self._save(point)
 
     def _red(self, target: Target, backend: str, n: int) -> Point:
         point = self._point(target, backend, n, "the path disagrees with the reference")
