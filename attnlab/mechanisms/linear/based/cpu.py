@@ -9,6 +9,7 @@ from attnlab.kernels.cpu import scratch
 from attnlab.kernels.cpu.blas import gemm_nn
 from attnlab.kernels.cpu.exp import sigmoid
 from attnlab.kernels.cpu.flash import flash_attention
+from attnlab.kernels.cpu.product import linear
 from attnlab.kernels.cpu.runtime import (
     block,
     fetch_add,
@@ -40,14 +41,14 @@ def taylor_linear_attention(
 ) -> dict[str, np.ndarray]:
     """See the reference. Linear in n: within a chunk the polynomial, before it the packed state (5)."""
     heads = (*x.shape[:2], num_heads, -1)
-    q, k, v = ((x @ w.T).reshape(heads) for w in (w_q, w_k, w_v))  # (batch, n, num_heads, ·)
+    q, k, v = (linear(x, w).reshape(heads) for w in (w_q, w_k, w_v))  # (batch, n, num_heads, ·)
     o, S, z = taylor_scan(q, k, v, eps)
     KV, k_state = unpack(S, q.shape[3]).swapaxes(2, 3), unpack(z[..., None], q.shape[3])[..., 0]
-    out = {"y": o.reshape(*x.shape[:2], -1) @ w_o.T, "kv_state": KV, "k_state": k_state}
+    out = {"y": linear(o.reshape(*x.shape[:2], -1), w_o), "kv_state": KV, "k_state": k_state}
     out |= {"q": q.swapaxes(1, 2), "k": k.swapaxes(1, 2), "v": v.swapaxes(1, 2)}
     if x_next is not None:
         heads = (*x_next.shape[:2], num_heads, -1)
-        q, k, v = ((x_next @ w.T).reshape(heads) for w in (w_q, w_k, w_v))
+        q, k, v = (linear(x_next, w).reshape(heads) for w in (w_q, w_k, w_v))
         phi_q, phi_k = taylor_map(q), taylor_map(k)
         o = np.empty_like(v)
         for t in range(x_next.shape[1]):  # (4)
@@ -55,7 +56,7 @@ def taylor_linear_attention(
             k_state = k_state + phi_k[:, t]
             below = (k_state * phi_q[:, t]).sum(-1, keepdims=True) + x.dtype.type(eps)
             o[:, t] = (KV @ phi_q[:, t, :, :, None])[..., 0] / below
-        out["y_next"] = o.reshape(*x_next.shape[:2], -1) @ w_o.T
+        out["y_next"] = linear(o.reshape(*x_next.shape[:2], -1), w_o)
     return out
 
 
@@ -234,11 +235,11 @@ def base_conv(
     b_out: Float[np.ndarray, "dim"],
 ) -> dict[str, np.ndarray]:
     """See the reference. Bias, convolution, silu and gate are one pass between the two products."""
-    u = x @ w_in.T
+    u = linear(x, w_in)
     opened = scratch.empty((*x.shape[:2], w_out.shape[1]), x.dtype)
     taps = np.ascontiguousarray(w_conv[:, 0].T)  # (kernel, inner)
     run_workers(convolve_rows, u, b_in, taps, opened, np.zeros(1, np.int64))
-    y = opened @ w_out.T
+    y = linear(opened, w_out)
     y += b_out
     return {"y": y}
 

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 
 from attnlab.kernels.cpu import scratch
 from attnlab.kernels.cpu.exp import sigmoid
+from attnlab.kernels.cpu.product import linear
 from attnlab.kernels.cpu.runtime import fetch_add, run_workers, worker
 from attnlab.kernels.cpu.scan import linear_scan
-from attnlab.layers.glu import simple_glu
 from attnlab.layers.lrpe import lrpe
 from attnlab.layers.norms import rms_norm
 
@@ -51,13 +51,13 @@ def gla(
     if pad_mask is not None:
         v *= pad_mask[:, None, :, None]
     o, state = linear_scan(q, k, v, slopes)
-    out = {"y": norm_and_gate(o, wide, 3 * x.shape[2], eps) @ w_out.T, "state": state}
+    out = {"y": linear(norm_and_gate(o, wide, 3 * x.shape[2], eps), w_out), "state": state}
     if x_next is not None:
         q, k, v, wide = project(x_next, w_qkvu, num_heads, theta, offset=x.shape[1])
         state = np.exp(-slopes)[:, None, None] * state + k.swapaxes(2, 3) * v
         o = q @ state
         out |= {
-            "y_next": norm_and_gate(o, wide, 3 * x.shape[2], eps) @ w_out.T,
+            "y_next": linear(norm_and_gate(o, wide, 3 * x.shape[2], eps), w_out),
             "state_next": state,
         }
     return out
@@ -81,9 +81,12 @@ def decoder_layer(
     """See the reference."""
     q, k, v, wide = project(rms_norm(x, eps), w_qkvu, num_heads, theta)
     o, _ = linear_scan(q, k, v, slopes)
-    h = norm_and_gate(o, wide, 3 * x.shape[2], eps) @ w_out.T
+    h = linear(norm_and_gate(o, wide, 3 * x.shape[2], eps), w_out)
     h += x
-    y = simple_glu(rms_norm(h, eps), glu1, glu2, glu3)
+    normed = rms_norm(h, eps)
+    inner = linear(normed, glu1)
+    inner *= linear(normed, glu2)
+    y = linear(inner, glu3)
     y += h
     return {"h": h, "y": y}
 
@@ -106,19 +109,20 @@ def tnl_attention(
 ) -> dict[str, np.ndarray]:
     """See the reference."""
     q, k, v = (
-        heads_of(x @ w.T, 0, num_heads, x.shape[2] // num_heads, True)
+        heads_of(linear(x, w), 0, num_heads, x.shape[2] // num_heads, True)
         for w in (q_proj_weight, k_proj_weight, v_proj_weight)
     )
     o, _ = linear_scan(q, k, v, slopes)
-    gate = x @ output_gate_0_weight.T @ output_gate_1_weight.T
-    return {"y": norm_and_gate(o, gate, 0, ln_eps, norm_weight, norm_bias) @ o_proj_weight.T}
+    gate = linear(linear(x, output_gate_0_weight), output_gate_1_weight)
+    normed = norm_and_gate(o, gate, 0, ln_eps, norm_weight, norm_bias)
+    return {"y": linear(normed, o_proj_weight)}
 
 
 def project(
     x: np.ndarray, w_qkvu: np.ndarray, num_heads: int, theta: np.ndarray | None, offset: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """q, k, v (batch, heads, n, ·) and x w_qkvu^T, whose last quarter is the gate."""
-    wide, dim = x @ w_qkvu.T, x.shape[2]
+    wide, dim = linear(x, w_qkvu), x.shape[2]
     q, k, v = (
         heads_of(wide, part * dim, num_heads, dim // num_heads, part < 2) for part in range(3)
     )
