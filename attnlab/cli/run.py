@@ -97,10 +97,9 @@ def lesson(
     result = runner.run(found, session)
     if console is not None:
         runner.close(console, result)
-    elif result.error is not None:
-        error = result.error
-        place = f"{error.file}:{error.line or '?'}"
-        print(f"{place}: {error.kind}: {error.message}", file=sys.stderr)
+    elif (failure := result.error) is not None:
+        place = f"{failure.file}:{failure.line or '?'}"
+        print(f"{place}: {failure.kind}: {failure.message}", file=sys.stderr)
     _write(result, html, notebook, json_, console)
     if result.interrupted:
         raise typer.Exit(130)

@@ -48,9 +48,11 @@ re-created → where it fails → your turn. At most 60 s on 2 cores, 10 s with 
     lesson.exercise("landmark", "Write the grouped softmax yourself.")
 
 Settings: `quick()`, `seed()`, `rng()`, `text()` (the reader's --text file or None), `train()`;
-`track(items, label)` shows progress. Pieces: `figure`, `table(rows, columns, title)`, `show(renderable)`,
+`track(items, label)` and
+`progress(label)` show progress. Pieces: `figure`, `table(rows, columns, title)`, `show(renderable)`,
 `predict`, `claim`, `untried`, `exercise`, `source`, `compare`, `cost`. Terminal pictures, for `show` or as
 `figure(…, terminal=…)`: `heat`, `lines`, `bars`; the same names in `plots` return matplotlib figures.
+Code of `predict`, `source`, `untried` and `exercise` is not shown (it would give the answer away).
 What a cell prints is kept, and so is the value of its last expression (end with `;` to drop it).
 
 Claims are honest: `expected` is what was published, with `source` "paper", "sheet" (our own earlier run) or
@@ -66,13 +68,14 @@ import os
 # Lessons draw to files, never to a window; a notebook sets its own backend before this.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from attnlab.lesson.draw import bars, heat, lines  # noqa: E402
-from attnlab.lesson.measure import compare, cost  # noqa: E402
-from attnlab.lesson.say import (  # noqa: E402
+from attnlab.lesson.draw import bars, heat, lines
+from attnlab.lesson.measure import compare, cost
+from attnlab.lesson.say import (
     claim,
     exercise,
     figure,
     predict,
+    progress,
     quick,
     rng,
     seed,
@@ -95,6 +98,7 @@ __all__ = [
     "heat",
     "lines",
     "predict",
+    "progress",
     "quick",
     "rng",
     "seed",

@@ -7,7 +7,8 @@ import io
 import re
 from functools import singledispatch
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
 from pygments import highlight
@@ -16,80 +17,8 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 from rich.console import Console
 
-from attnlab.lesson import pieces, terminal
+from attnlab.lesson import pieces, runner, terminal
 
-if TYPE_CHECKING:
-    from attnlab.lesson.runner import Run
-
-STYLE = """
-:root { color-scheme: light dark; --paper: #fefefe; --ink: #1f2428; --soft: #59626b; --line: #d9dde2;
-  --code: #f5f6f8; --accent: #005a8f; --good: #00694c; --bad: #a84300; --warn: #8a5a00; --key: #7a3e9d;
-  --text: #00694c; --num: #9a4600; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16191d; --ink: #e3e7eb; --soft: #9aa4ae;
-  --line: #343b43; --code: #1e2329; --accent: #62b8ee; --good: #3ecfa3; --bad: #f08a4b; --warn: #e8b04a;
-  --key: #d0a5ee; --text: #7fd6b8; --num: #f0b27a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 1.06rem/1.62 Charter, "Bitstream Charter", "Source Serif 4", Georgia, Cambria, serif;
-  -webkit-text-size-adjust: 100%; }
-main { max-width: 46rem; margin: 0 auto; padding: 2.2rem 1.2rem 5rem; }
-h1, h2, h3, .label, nav, footer, table, .claim dt, summary { font-family: system-ui, -apple-system,
-  "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.22; margin: .2em 0 .6em; letter-spacing: -.01em; }
-h2 { font-size: 1.3rem; line-height: 1.3; margin: 2.2em 0 .5em; }
-h3 { font-size: 1.08rem; margin: 1.6em 0 .4em; }
-a { color: var(--accent); text-underline-offset: .15em; }
-pre, code, kbd { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-code { font-size: .87em; background: var(--code); padding: .1em .28em; border-radius: 3px;
-  overflow-wrap: anywhere; }
-pre { font-size: .82rem; line-height: 1.5; overflow-x: auto; margin: .9em 0; padding: .75em .95em;
-  border-radius: 6px; background: var(--code); tab-size: 4; }
-pre code { font-size: inherit; background: none; padding: 0; overflow-wrap: normal; }
-pre.math { background: none; border-left: 3px solid var(--accent); border-radius: 0; font-size: .95rem; }
-pre.out { background: none; border: 1px solid var(--line); }
-pre.art { background: none; padding: .2em 0; line-height: 1.2; font-size: .72rem; }
-blockquote { margin: 1em 0; padding: 0 1em; border-left: 3px solid var(--line); color: var(--soft); }
-nav { font-size: .9rem; border: 1px solid var(--line); border-radius: 6px; padding: .6em 1em;
-  margin: 1.4em 0; }
-nav ol { margin: .2em 0; padding-left: 1.4em; }
-.label { color: var(--soft); font-size: .8rem; }
-.time { color: var(--soft); font-size: .75rem; text-align: right; margin: -.5em 0 .8em;
-  font-family: system-ui, sans-serif; }
-figure { margin: 1.6em 0; }
-figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: .92rem; line-height: 1.45; margin-top: .5em; }
-.scroll { overflow-x: auto; margin: 1.2em 0; }
-table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; width: 100%; }
-caption { text-align: left; font-weight: 600; padding-bottom: .35em; }
-th { text-align: left; border-bottom: 2px solid var(--line); padding: .3em .7em .3em 0; }
-td { border-bottom: 1px solid var(--line); padding: .3em .7em .3em 0; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.box { border: 1px solid var(--line); border-left: 4px solid var(--accent); border-radius: 6px;
-  padding: .8em 1.1em; margin: 1.4em 0; }
-.box > :first-child { margin-top: 0; } .box > :last-child { margin-bottom: 0; }
-.box .label { font-weight: 700; color: var(--accent); margin: 0 0 .3em; }
-.predict ol { list-style: lower-alpha; margin: .4em 0 .6em; padding-left: 1.6em; }
-summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
-.claim dl { display: grid; grid-template-columns: max-content 1fr; gap: .25em 1em; margin: .6em 0 0; }
-.claim dt { color: var(--soft); font-size: .84rem; padding-top: .12em; }
-.claim dd { margin: 0; overflow-wrap: anywhere; }
-.holds { border-left-color: var(--good); } .holds .label, td.holds { color: var(--good); }
-.shows-not { border-left-color: var(--bad); } .shows-not .label, td.shows-not { color: var(--bad); }
-.no-control { border-left-color: var(--warn); } .no-control .label, td.no-control { color: var(--warn); }
-.k, .kn, .kd, .kc, .ow { color: var(--key); } .s, .s1, .s2, .sd, .sa, .si, .se, .sb { color: var(--text); }
-.m, .mi, .mf, .mh { color: var(--num); } .c, .c1, .cm, .ch { color: var(--soft); font-style: italic; }
-.nf, .nc, .nd { color: var(--accent); } .hll { background: color-mix(in srgb, var(--bad) 18%, transparent);
-  display: block; }
-.linenos { color: var(--soft); opacity: .7; user-select: none; padding-right: .8em; }
-footer { color: var(--soft); font-size: .8rem; border-top: 1px solid var(--line); margin-top: 3em;
-  padding-top: .8em; }
-@media (max-width: 30rem) { main { padding: 1.2rem .9rem 3rem; } body { font-size: 1rem; }
-  h1 { font-size: 1.5rem; } .claim dl { grid-template-columns: 1fr; gap: .1em; }
-  .claim dd { margin-bottom: .5em; } }
-@media print { :root { color-scheme: light; } main { max-width: none; padding: 0; } body { font-size: 10pt; }
-  pre { white-space: pre-wrap; } figure, .box, tr { break-inside: avoid; } nav { display: none; }
-  h2, h3 { break-after: avoid; } details::details-content { content-visibility: visible; height: auto; } }
-"""
 VERDICT_CLASS = {
     "holds": "holds",
     "does not show": "shows-not",
@@ -185,11 +114,7 @@ def _(piece: pieces.Picture) -> str:
 
 @fragment.register
 def _(piece: pieces.Table) -> str:
-    numeric = [
-        bool(piece.rows)
-        and all(isinstance(pieces.jsonable(row[i]), int | float) for row in piece.rows)
-        for i in range(len(piece.columns))
-    ]
+    numeric = pieces.numeric_columns(piece)
     kinds = [' class="number"' if flag else "" for flag in numeric]
     head = "".join(
         f'<th scope="col"{kind}>{escape(str(column))}</th>'
@@ -313,15 +238,16 @@ def _claims(claims: list[pieces.Claim | pieces.Untried]) -> str:
     )
 
 
-def page(run: Run) -> str:
+def page(run: runner.Run) -> str:
     """The whole page of a run."""
     parts: list[str] = []
     for ran in run.cells:
         if ran.cell.markdown:
             parts.append(markdown(ran.cell.text))
             continue
-        block = code(ran.cell.text)
-        if ran.cell.hides_code:
+        shown = runner.shown(ran.cell)
+        block = code(shown) if shown else ""
+        if shown and ran.cell.hides_code:
             block = f"<details><summary>Code of the next picture</summary>{block}</details>"
         parts.append(block)
         parts += [fragment(piece) for piece in ran.pieces]
@@ -333,11 +259,12 @@ def page(run: Run) -> str:
     head, separator, tail = body.partition("</h1>")
     body = head + separator + contents + tail if separator else contents + body
     title = escape(run.lesson.title)
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     facts = f"attnlab lesson {run.lesson.name}, seed {run.session.seed}"
     facts += ", quick" if run.session.quick else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}"
+        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n{body}"
         f"<footer>{escape(facts)}; ran in {run.seconds:.1f} s.</footer>\n</main>\n</body>\n</html>\n"
     )

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attnlab.lesson import html, pieces, terminal
-
-if TYPE_CHECKING:
-    from attnlab.lesson.runner import Ran, Run
+from attnlab.lesson import html, pieces, runner, script, terminal
 
 
 def bundles(piece: pieces.Piece) -> list[dict[str, str]]:
@@ -27,7 +24,7 @@ def bundles(piece: pieces.Piece) -> list[dict[str, str]]:
     return [{"text/html": html.fragment(piece), "text/plain": terminal.plain(piece)}]
 
 
-def _outputs(ran: Ran) -> list[dict[str, Any]]:
+def _outputs(ran: runner.Ran) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for piece in ran.pieces:
         if isinstance(piece, pieces.Printed):
@@ -53,11 +50,19 @@ def _outputs(ran: Ran) -> list[dict[str, Any]]:
     return made
 
 
+def _metadata(cell: script.Cell) -> dict[str, Any]:
+    """Tags; code that would give an answer away, or only draws, opens folded."""
+    metadata: dict[str, Any] = {"tags": list(cell.tags)} if cell.tags else {}
+    if not cell.markdown and (cell.hides_code or not runner.shown(cell)):
+        metadata["jupyter"] = {"source_hidden": True}
+    return metadata
+
+
 def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def notebook(run: Run) -> dict[str, Any]:
+def notebook(run: runner.Run) -> dict[str, Any]:
     """The notebook's JSON. Cells that an error or Ctrl-C left unrun are there without outputs."""
     done = {id(ran.cell): ran for ran in run.cells}
     cells: list[dict[str, Any]] = []
@@ -67,7 +72,7 @@ def notebook(run: Run) -> dict[str, Any]:
         made: dict[str, Any] = {
             "cell_type": "markdown" if cell.markdown else "code",
             "id": f"{index:03d}-{digest}",
-            "metadata": {"tags": list(cell.tags)} if cell.tags else {},
+            "metadata": _metadata(cell),
             "source": _lines(cell.text),
         }
         if not cell.markdown:

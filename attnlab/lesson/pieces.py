@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Source = Literal["paper", "sheet", "unverified"]
+Mime = Literal["image/svg+xml", "image/png"]
 Verdict = Literal["holds", "does not show", "control did not fail", "not tried"]
 
 # How a figure's origin is worded wherever it is shown: an unverified one is never "the paper's".
@@ -36,7 +37,7 @@ class Picture:
     """A drawing: SVG (or PNG where the SVG would be huge), its dark form, and its terminal form."""
 
     data: bytes
-    mime: Literal["image/svg+xml", "image/png"]
+    mime: Mime
     caption: str
     alt: str
     terminal: Any
@@ -179,6 +180,19 @@ Piece = (
     | Exercise
     | Failure
 )
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """Which columns hold numbers (or "1.5 ms", "3e-07") and so stand to the right."""
+    columns = range(len(table.columns))
+    return [bool(table.rows) and all(_looks_numeric(row[i]) for row in table.rows) for i in columns]
+
+
+def _looks_numeric(item: Any) -> bool:
+    item = jsonable(item)
+    if isinstance(item, str):
+        return item in ("–", "too slow") or item.lstrip("-+<≈~ ")[:1].isdigit()
+    return isinstance(item, int | float)
 
 
 class Measured(dict[str, Any]):

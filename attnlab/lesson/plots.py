@@ -14,12 +14,14 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from rich.console import Group
 
 from attnlab.lesson import draw
+from attnlab.lesson.pieces import Mime
 
 # Ink and paper are exchanged for the dark page, so every line of text and every frame uses INK.
 INK, PAPER, GRID = "#1f2428", "#fefefe", "#d3d7dc"
@@ -27,7 +29,7 @@ DARK = {INK: "#e3e7eb", PAPER: "#16191d", GRID: "#3b424a"}
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999")
 MARKERS = ("o", "^", "s", "D", "X", "v", "P")
 STYLE: dict[str, Any] = {
-    "axes.prop_cycle": mpl.cycler(color=PALETTE, marker=MARKERS),
+    "axes.prop_cycle": cycler(color=PALETTE, marker=MARKERS),
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -116,9 +118,12 @@ def lines(
     data = draw.as_series(series, x)
     for name, (xs, ys) in data.items():
         crowded = len(xs) > 40
-        ax.plot(xs, ys, label=name, **({"marker": ""} if crowded else {}))
+        drawn = ax.plot(xs, ys, label=name)[0]
+        if crowded:
+            drawn.set_marker("")
     if logx:
         ax.set_xscale("log", base=10)
+        _name_sizes(ax, np.unique(np.concatenate([xs for xs, _ in data.values()])))
     if logy:
         ax.set_yscale("log", base=10)
     ax.grid(True, linewidth=0.6)
@@ -127,6 +132,14 @@ def lines(
         ax.legend()
     _remember(ax, draw.Lines(data, logx, logy, title, xlabel, ylabel))
     return figure
+
+
+def _name_sizes(ax: Axes, sizes: np.ndarray) -> None:
+    """A few measured sizes are the best ticks of a logarithmic axis."""
+    if len(sizes) > 10 or len(sizes) < 2:
+        return
+    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    ax.minorticks_off()
 
 
 def bars(
@@ -169,7 +182,7 @@ def _axes_form(ax: Axes) -> Any:
         return None
     title, labels = ax.get_title(), (ax.get_xlabel(), ax.get_ylabel())
     if ax.images:
-        values = np.ma.filled(np.ma.asarray(ax.images[0].get_array(), dtype=float), np.nan)
+        values: Any = np.ma.filled(np.ma.asarray(ax.images[0].get_array(), dtype=float), np.nan)
         return draw.heat(values, title=title) if values.ndim == 2 else None
     for drawn in ax.containers:
         if isinstance(drawn, BarContainer):
@@ -192,11 +205,13 @@ def _axes_form(ax: Axes) -> Any:
     return None
 
 
-def save(figure: Figure) -> tuple[bytes, str, bytes | None]:
+def save(figure: Figure) -> tuple[bytes, Mime, bytes | None]:
     """The figure's bytes, their MIME type, and its dark form where it has one; the figure is closed."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    data, mime, dark = stream.getvalue(), "image/svg+xml", None
+    data = stream.getvalue()
+    mime: Mime = "image/svg+xml"
+    dark: bytes | None = None
     if len(data) > LARGEST_SVG:
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=144)

@@ -131,8 +131,8 @@ class _CellFailed(Exception):
 
 def _run_cell(ran: Ran, lesson: script.Lesson, session: Session, names: dict[str, Any]) -> None:
     cell, console = ran.cell, session.console
-    if console is not None and not cell.hides_code:
-        console.print(terminal.code(cell.text))
+    if console is not None and not cell.hides_code and (code := shown(cell)):
+        console.print(terminal.code(code))
         console.print()
     tape = _Tape(session)
     session.flush = tape.drain
@@ -157,6 +157,14 @@ def _run_cell(ran: Ran, lesson: script.Lesson, session: Session, names: dict[str
         console.print(f"[dim]({ran.seconds:.1f} s)[/dim]")
     if console is not None and ran.pieces:
         console.print()
+
+
+def shown(cell: script.Cell) -> str:
+    """The code that a reader sees; of a cell that is no Python, all of it."""
+    try:
+        return cell.shown()
+    except SyntaxError:  # reported where it runs
+        return cell.text
 
 
 def _execute(cell: script.Cell, path: Path, names: dict[str, Any]) -> Any:

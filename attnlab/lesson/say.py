@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +49,11 @@ def train() -> bool:
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Yields `items` and shows on a terminal how far it is; silent elsewhere."""
     return current().track(items, label, total)
+
+
+def progress(label: str) -> AbstractContextManager[Callable[[float], None]]:
+    """`with progress("training") as done: … done(0.4)`: the share done, on a terminal's progress line."""
+    return current().advance(label)
 
 
 def show(renderable: Any) -> None:

@@ -14,6 +14,7 @@ from attnlab import paths, registry
 from attnlab.contract import suggest
 
 MARKER = re.compile(r"^# %%(?P<rest>.*)$")
+SHOWN_INSTEAD = ("predict", "source", "untried", "exercise")
 TAGS = re.compile(r"tags=\[(?P<tags>[^\]]*)\]")
 
 
@@ -34,6 +35,20 @@ class Cell:
     def hides_code(self) -> bool:
         """Code that draws rather than teaches is folded away in the page."""
         return "hide-input" in self.tags
+
+    def shown(self) -> str:
+        """The code without the statements whose whole content is shown in their place anyway.
+
+        A `predict` call in sight would give the answer away.
+        """
+        rows = self.text.splitlines()
+        for statement in ast.parse(self.text).body:
+            call = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(call, ast.Call) and _called(call) in SHOWN_INSTEAD:
+                last = statement.end_lineno or statement.lineno
+                rows[statement.lineno - 1 : last] = [None] * (last - statement.lineno + 1)  # type: ignore[list-item]
+        kept = "\n".join(row for row in rows if row is not None)
+        return re.sub(r"\n{3,}", "\n\n", kept).strip("\n")
 
 
 @dataclass
@@ -62,13 +77,18 @@ class Lesson:
     def claims(self) -> tuple[int, int]:
         """How many claims the lesson re-creates, and how many it lists untried."""
         calls = [
-            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            _called(node)
             for cell in self.cells
             if not cell.markdown
             for node in ast.walk(parse_code(cell, self.path))
             if isinstance(node, ast.Call)
         ]
         return calls.count("claim"), calls.count("untried")
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def parse_code(cell: Cell, path: Path) -> ast.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +84,7 @@ class Session:
         if self.progress is None:
             yield from items
             return
-        if total is None and hasattr(items, "__len__"):
+        if total is None and isinstance(items, Sized):
             total = len(items)
         task = self.progress.add_task(label, total=total)
         try:
@@ -93,6 +93,19 @@ class Session:
                 self.progress.advance(task)
         finally:
             self.progress.remove_task(task)
+
+    @contextmanager
+    def advance(self, label: str) -> Iterator[Callable[[float], None]]:
+        """Gives a function that takes the share done, 0 to 1, for the progress line to show."""
+        if self.progress is None:
+            yield lambda share: None
+            return
+        progress = self.progress
+        task = progress.add_task(label, total=1.0)
+        try:
+            yield lambda share: progress.update(task, completed=share)
+        finally:
+            progress.remove_task(task)
 
 
 class NotebookSession(Session):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import io
 from functools import singledispatch
-from typing import Any
+from typing import Any, ClassVar
 
+from pygments import token
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markdown import Heading, Markdown
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.rule import Rule
-from rich.syntax import ANSISyntaxTheme, Syntax
 from rich.style import Style
+from rich.syntax import ANSISyntaxTheme, Syntax
 from rich.table import Table as RichTable
 from rich.text import Text
-from pygments import token
 
 from attnlab.lesson import pieces
 
@@ -54,7 +54,7 @@ class LeftHeading(Heading):
 
 
 class Prose(Markdown):
-    elements = {**Markdown.elements, "heading_open": LeftHeading}
+    elements: ClassVar = {**Markdown.elements, "heading_open": LeftHeading}
 
 
 def markdown(text: str) -> RenderableType:
@@ -99,16 +99,11 @@ def _(piece: pieces.Picture) -> RenderableType:
 @render.register
 def _(piece: pieces.Table) -> RenderableType:
     table = RichTable(title=piece.title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for i, column in enumerate(piece.columns):
-        numeric = bool(piece.rows) and all(_is_number(row[i]) for row in piece.rows)
+    for column, numeric in zip(piece.columns, pieces.numeric_columns(piece)):
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in piece.rows:
         table.add_row(*(Text(pieces.short(item)) for item in row))
     return table
-
-
-def _is_number(item: Any) -> bool:
-    return isinstance(pieces.jsonable(item), int | float)
 
 
 @render.register
