@@ -44,6 +44,18 @@ class Rates:
     dgemm: float
     copy: float
 
+    def best(self, other: Rates) -> Rates:
+        """The higher of each: a rate measured while another program ran is not what can be reached."""
+        return Rates(
+            max(self.sgemm, other.sgemm), max(self.dgemm, other.dgemm), max(self.copy, other.copy)
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"sgemm {self.sgemm / 1e9:.0f} GFLOP/s, dgemm {self.dgemm / 1e9:.0f} GFLOP/s, "
+            f"copy {self.copy / 1e9:.1f} GB/s"
+        )
+
     def flops(self, dtype: str) -> float:
         return self.dgemm if dtype == "float64" else self.sgemm
 

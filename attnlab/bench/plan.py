@@ -24,6 +24,8 @@ EXPECTED = {
     "cuda": (1, 1, 1),
 }
 FIXED = 100e-6
+CALL_SHARE = 40  # one call may take this part of the budget
+REFERENCE = 1.0  # seconds of a reference call, where the reference was not asked for by name
 POINT = 0.15  # seconds for drawing inputs, calibrating and saving a point
 CHILD = 0.6  # seconds for the process that measures a point's memory
 
@@ -35,11 +37,17 @@ class Plan:
     targets: list[Target]
     backends: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    insisted: bool = False  # the backends were asked for by name
 
     @property
     def series(self) -> list[tuple[Target, str]]:
-        return [(t, b) for t in self.targets for b in self.backends if b in t.op.paths]
+        """Operation and backend; an added baseline's reference is nobody's rival."""
+        return [
+            (t, b)
+            for t in self.targets
+            for b in self.backends
+            if b in t.op.paths and (b != "numpy" or self.insisted or not t.baseline)
+        ]
 
 
 def unavailable(backend: str) -> str | None:
@@ -62,7 +70,7 @@ def make(settings: Settings) -> Plan:
     backends = _backends(settings, targets, notes)
     _check_sizes(settings, targets, notes)
     targets += _baselines(settings, targets)
-    return Plan(targets, backends, notes)
+    return Plan(targets, backends, notes, insisted=bool(settings.backends))
 
 
 def _targets(settings: Settings, notes: list[str]) -> list[Target]:
@@ -177,7 +185,7 @@ def baseline_of(target: Target, targets: Sequence[Target]) -> Target | None:
 
 
 def estimate(plan: Plan, settings: Settings, rates: Rates) -> float:
-    """Seconds that the whole plan would take without a budget, from the cards' formulas and this
+    """Seconds that the plan would take, points with calls over the limit left out, from the cards' formulas and this
     machine's rates."""
     total = 0.0
     smallest = min(settings.ns)
@@ -186,10 +194,18 @@ def estimate(plan: Plan, settings: Settings, rates: Rates) -> float:
         exponent = target.op.cost.exponent if target.op.cost else 1.0
         for n in settings.ns:
             call = at * (n / smallest) ** exponent
+            if call > longest_call(settings, backend):
+                continue
             calls = settings.repeat + 3 + (settings.repeat if call < 0.02 else 0)
             total += POINT + calls * max(call, 2e-3)
             total += (CHILD + call) if settings.memory and backend in CPU else 0
     return total
+
+
+def longest_call(settings: Settings, backend: str) -> float:
+    """Seconds that one call may take; the reference, where nobody asked for it, is kept short."""
+    limit = settings.budget / CALL_SHARE
+    return min(limit, REFERENCE) if backend == "numpy" and not settings.backends else limit
 
 
 def expected_call(target: Target, backend: str, n: int, settings: Settings, rates: Rates) -> float:

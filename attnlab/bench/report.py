@@ -145,7 +145,7 @@ class Report:
             ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, {machine.system}"),
             ("threads", f"{machine.threads} for each path (Numba, torch, BLAS of NumPy; BLAS inside Numba kernels: 1)"),
             ("versions", f"Python {machine.python}, {versions}"),
-            ("rates here", f"sgemm {results.rates.sgemm / 1e9:.0f} GFLOP/s, dgemm {results.rates.dgemm / 1e9:.0f} GFLOP/s, copy {results.rates.copy / 1e9:.1f} GB/s (measured, {machine.threads} threads)"),
+            ("rates here", f"{results.rates} (measured, {machine.threads} threads)"),
             ("caveat", power_caveat()),
             ("inputs", f"{s.dtype}, seed {s.seed}, backends {', '.join(plan.backends)}"),
         ]  # fmt: skip
@@ -171,6 +171,7 @@ class Report:
     # --- after -------------------------------------------------------------------------------
 
     def tables(self, results: Results, summaries: list[Summary]) -> None:
+        self.say(f"rates, the best seen before and during the run: {results.rates}")
         for target in dict.fromkeys(p.target for p in results.points):
             self._target(results, target, [s for s in summaries if s.target == target])
 
@@ -395,7 +396,7 @@ def _exponent(growth: Growth | None) -> str:
 
 def _where(versus: Crossover) -> str:
     if versus.where == "at" and versus.n is not None:
-        return f"n ≥ {number(versus.n.value)}"
+        return f"n ≥ {versus.n.value:.0f}"
     return "everywhere" if versus.where == "always" else "not in range"
 
 

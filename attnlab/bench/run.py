@@ -12,19 +12,18 @@ from attnlab.bench import fit, inputs
 from attnlab.bench import plan as planning
 from attnlab.bench.gate import Gate, Reference
 from attnlab.bench.inputs import Target
-from attnlab.bench.machine import Machine, available_memory
+from attnlab.bench.machine import Machine, available_memory, measure_rates
 from attnlab.bench.memory import Peak, Request, Template
-from attnlab.bench.plan import Plan
+from attnlab.bench.plan import CALL_SHARE, Plan, longest_call
 from attnlab.bench.records import GateRecord, Point, Results, State
 from attnlab.bench.settings import Settings
 from attnlab.bench.timing import Timed, calibrate, interleave, no_collection, once
 from attnlab.contract import BackendUnavailable
 
 GATE_LARGEST = 512  # the reference must be affordable where only long sizes were asked for
-CALL_SHARE = 40  # one call may take this part of the budget
 POINT_SHARE = 25  # and the samples of one point this part
-REFERENCE = 1.0  # seconds of a reference call, where the reference was not asked for by name
 MEMORY_SHARE = 0.4  # of the budget may go into processes that measure memory
+RATES_SECONDS = 0.05  # after each size the machine's rates are measured again
 USABLE = 0.7  # of the memory that is available
 KEEP_FROM = 3  # samples: fewer are not kept when the run is interrupted
 FIXED_SECONDS = 0.05  # spent on timing a call of the smallest size
@@ -72,6 +71,9 @@ class Runner:
                 passed = self._gates()
                 for n in sorted(self.settings.ns):
                     self._size(n, passed, template)
+                    if self._left() > 1:
+                        again = measure_rates(self.settings.threads, RATES_SECONDS)
+                        results.rates = results.rates.best(again)
         except KeyboardInterrupt:
             results.interrupted = True
             self._keep(KEEP_FROM)
@@ -240,18 +242,11 @@ class Runner:
                 f"would need about {need / 2**30:.1f} GiB; {usable / 2**30:.1f} GiB can be used",
                 True,
             )
-        call, limit = self._expected_seconds(target, backend, n), s.budget / CALL_SHARE
-        if backend == "numpy" and not s.backends and call > REFERENCE:
-            return (
-                f"a call of the reference would take about {call:.2g} s, over {REFERENCE:g} s "
-                "(--backend numpy insists)",
-                True,
-            )
+        call, limit = self._expected_seconds(target, backend, n), longest_call(s, backend)
         if call > limit:
-            return (
-                f"a call would take about {call:.2g} s, over {limit:.2g} s ({CALL_SHARE} calls fill the budget)",
-                False,
-            )
+            held = backend == "numpy" and limit < s.budget / CALL_SHARE
+            hint = "--backend numpy insists" if held else f"{CALL_SHARE} calls fill the budget"
+            return f"a call would take about {call:.2g} s, over {limit:.2g} s ({hint})", held
         if 3 * call > self._left():
             return (
                 f"three calls of about {call:.2g} s exceed what is left of the time budget",
@@ -378,13 +373,12 @@ class _Call:
 
 
 def _least(call: Callable[[], Any]) -> float:
-    """The median of repeated calls over a short while."""
+    """The shortest of repeated calls over a short while: what no call can do without."""
     times: list[float] = []
     end = time.perf_counter() + FIXED_SECONDS
     while len(times) < 5 or (time.perf_counter() < end and len(times) < 200):
         times.append(once(call)[0])
-    times.sort()
-    return times[len(times) // 2]
+    return min(times)
 
 
 def resume(state: State, wanted: bool) -> tuple[Any, list[Point]]:

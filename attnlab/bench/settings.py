@@ -29,7 +29,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     repeat: int = 9
-    budget: float = 300.0
+    budget: float = 600.0
     memory: bool = True
     preset: str = ""
 

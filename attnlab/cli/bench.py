@@ -23,9 +23,7 @@ app = typer.Typer(help="Time mechanisms as n grows.", add_completion=False)
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...", help="Exhibits; without, all that have a sequence length."
-        ),
+        typer.Argument(metavar="NAME", help="Exhibits; without, all that have a sequence length."),
     ] = None,
     seq_len: Annotated[
         list[str] | None,
@@ -35,7 +33,9 @@ def bench(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="quick|long|gpu-long", help="Frozen sizes and shapes."),
+        typer.Option(
+            "--preset", metavar="PRESET", help="quick, long or gpu-long: frozen sizes and shapes."
+        ),
     ] = None,
     backend: Annotated[
         list[str] | None,
@@ -300,7 +300,7 @@ def _settings(preset: str | None, asked: dict[str, Any]) -> Settings:
     if preset is not None:
         return with_preset(_choice("--preset", preset, tuple(PRESETS)), asked)
     # one mechanism's benchmark is something to wait for; all of them take longer
-    return replace(Settings(budget=120.0 if asked["names"] else 300.0), **asked)
+    return replace(Settings(budget=180.0 if asked["names"] else 600.0), **asked)
 
 
 def _choice(flag: str, value: str, known: tuple[str, ...]) -> str:
