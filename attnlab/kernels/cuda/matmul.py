@@ -61,11 +61,11 @@ def matmul(a: Any, b: Any, *, transposed: bool = False, bias: Any = None) -> Any
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """x W^T + bias over the last axis; x (..., in), weight (out, in)."""
-    rows = int(np.prod(x.shape[:-1]))
+    *lead, inner = x.shape
     flat = matmul(
-        x.reshape(1, rows, x.shape[-1]),
+        x.reshape(1, int(np.prod(lead)), inner),
         weight.reshape(1, *weight.shape),
         transposed=True,
         bias=bias,
     )
-    return flat.reshape(*x.shape[:-1], weight.shape[0])
+    return flat.reshape(*lead, weight.shape[0])
