@@ -44,6 +44,8 @@ def _pool(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int,
     across = max(1, math.ceil(matrix.shape[1] / width))
     if down == across == 1:
         return matrix, 1, 1
+    if min(matrix.shape) >= 8 * max(down, across):  # keep a square square
+        down = across = max(down, across)
     rows = np.arange(0, matrix.shape[0], down)
     cols = np.arange(0, matrix.shape[1], across)
     known = np.isfinite(matrix).astype(float)
@@ -119,7 +121,7 @@ class Heat:
             legend.append(*_cell(level, 2, coloured))
         legend.append(f" {number(high)}")
         if down > 1 or across > 1:
-            legend.append(f"   each cell: mean of {down} × {across}")
+            legend.append(f"  mean of {down}×{across}")
         return legend
 
 
