@@ -17,12 +17,14 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -104,6 +106,15 @@ def block(function: Callable | None = None, **options: Any) -> Any:
     return _compiled(function, {"cache": True, "error_model": "numpy", **defaults, **options})
 
 
+def worker(function: Callable | None = None, **options: Any) -> Any:
+    """Compile what each thread of `run_workers` runs: like `kernel`, without `prange`.
+
+    Compiles in a third of the time, because Numba optimises the body of a `prange` loop anew at
+    each of the layers that it wraps around it.
+    """
+    return kernel(function, **{"parallel": False, **options})
+
+
 # --- threads ---------------------------------------------------------------------------------
 
 
@@ -117,6 +128,39 @@ def set_threads(n: int) -> None:
     if not 1 <= n <= numba.config.NUMBA_NUM_THREADS:
         raise ValueError(f"threads must be 1 to {numba.config.NUMBA_NUM_THREADS}, not {n}")
     numba.set_num_threads(n)
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
+
+
+def run_workers(function: Callable[..., None], *args: Any, workers: int | None = None) -> None:
+    """Call a `worker` with the same arguments on several threads at once; return when all are done.
+
+    The arguments hold a counter (`np.zeros(1, np.int64)`), from which each call takes pieces of
+    the work with `fetch_add` until none is left; every call must do well if it finds none. The
+    calling thread works too, and calls that no thread has begun when it is done are dropped: on
+    short inputs nothing waits for a thread to wake up.
+    """
+    global _pool
+    others = (threads() if workers is None else workers) - 1
+    if others > 0 and _pool is None:
+        _pool = ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS, "attnlab")
+    futures = [_pool.submit(function, *args) for _ in range(others)] if _pool else []
+    try:
+        function(*args)
+    finally:
+        for future in futures:
+            if not future.cancel():
+                future.result()
 
 
 @intrinsic
@@ -136,6 +180,17 @@ def fetch_add(typingctx, counter, value):
         return builder.atomic_rmw("add", array.data, amount, "monotonic")
 
     return types.int64(counter, value), codegen
+
+
+# --- arrays ----------------------------------------------------------------------------------
+
+
+def contiguous(array: np.ndarray, dtype: np.typing.DTypeLike = None) -> np.ndarray:
+    """The array itself if it is C-contiguous, writable and of that dtype, else a copy that is.
+
+    A kernel has one compiled form for each dtype; strided or read-only input would add more.
+    """
+    return np.require(array, dtype, ["C", "W", "A"])
 
 
 # --- BLAS ------------------------------------------------------------------------------------

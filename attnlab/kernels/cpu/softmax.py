@@ -7,29 +7,45 @@ the scores reaches the output.
 """
 
 import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 
 from attnlab.kernels.cpu.blas import gemm_nn
-from attnlab.kernels.cpu.exp import exp
-from attnlab.kernels.cpu.runtime import FASTMATH, block
+from attnlab.kernels.cpu.exp import exp_nonpositive
+from attnlab.kernels.cpu.runtime import block
 
 
-# The row maximum is a vector instruction only where the compiler may ignore NaN; exp(s - m) still
-# carries a NaN score to the sum and the output.
-@block(fastmath=set(FASTMATH) | {"nnan"})
+@intrinsic
+def _larger(typingctx, a, b):
+    """max(a, b) that may ignore NaN: only then is a row's maximum a vector instruction.
+
+    A NaN score still reaches the output, through exp(s - m).
+    """
+
+    def codegen(context, builder, signature, args):
+        number = args[0].type
+        kind = ir.FunctionType(number, [number, number])
+        maxnum = builder.module.declare_intrinsic("llvm.maxnum", [number], kind)
+        return builder.call(maxnum, args, fastmath=("nnan", "nsz"))
+
+    return a(a, a), codegen
+
+
+@block
 def row_max(row):
     """The largest element of a 1-D row; -inf for an empty one."""
     largest = row.dtype.type(-np.inf)
     for j in range(row.size):
-        largest = max(largest, row[j])
+        largest = _larger(largest, row[j])
     return largest
 
 
 @block
 def exp_minus(row, shift):
-    """row <- exp(row - shift) in place; returns the sum of the new row."""
+    """row <- exp(row - shift) in place, shift >= the row; returns the sum of the new row."""
     total = row.dtype.type(0)
     for j in range(row.size):
-        e = exp(row[j] - shift)
+        e = exp_nonpositive(row[j] - shift)
         row[j] = e
         total += e
     return total
@@ -50,12 +66,12 @@ def weigh(s, m, l, acc):
         row = s[i]
         old = m[i]
         new = max(old, row_max(row))
-        if new == -np.inf:  # nothing visible yet: s - m would be inf - inf
-            row[:] = 0
+        if new == -np.inf:  # nothing visible yet, and s - m would be inf - inf; NaN stays NaN
+            l[i] += exp_minus(row, row.dtype.type(0))
             continue
         l_tile = exp_minus(row, new)
         if new != old:
-            shrink = exp(old - new)  # 0 on the first tile
+            shrink = exp_nonpositive(old - new)  # 0 on the first tile
             m[i] = new
             l[i] = l[i] * shrink + l_tile
             accumulated = acc[i]
@@ -99,10 +115,9 @@ def softmax_row(row):
     Nothing visible: the row becomes 0 and the result is -inf.
     """
     largest = row_max(row)
-    if largest == -np.inf:
-        row[:] = 0
+    total = exp_minus(row, largest if largest > -np.inf else row.dtype.type(0))
+    if total == 0:
         return largest
-    total = exp_minus(row, largest)
     inverse = row.dtype.type(1) / total
     for j in range(row.size):
         row[j] *= inverse
@@ -135,7 +150,7 @@ def segment_softmax(s, group, groups):
         g = group[i]
         for j in range(columns):
             m = largest[g, j]
-            e = exp(s[i, j] - m) if m > -np.inf else exp(s[i, j])
+            e = exp_nonpositive(s[i, j] - (m if m > -np.inf else s.dtype.type(0)))
             s[i, j] = e
             total[g, j] += e
     for i in range(rows):
