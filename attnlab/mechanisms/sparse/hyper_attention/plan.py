@@ -86,3 +86,17 @@ def draw_samples(seed: int, batch: int, heads: int, of: list[Problem]) -> list[n
     return [
         rng.integers(0, p.keys, shape) for p, shape in zip((p for p in of if p.sampled), shapes)
     ]
+
+
+def segments(n: int, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first row, number of real rows) of the 2^level segments after `level` causal halvings of n.
+
+    Segments of one level have one length, halves rounded up; what an odd length lacks is a zero row
+    at the end of its last half, so that real rows may be fewer than the length.
+    """
+    first, real = np.zeros(1, np.int64), np.full(1, n, np.int64)
+    for _ in range(level):
+        n = (n + 1) // 2
+        first = np.stack([first, first + n], axis=1).reshape(-1)
+        real = np.stack([np.minimum(real, n), np.maximum(real - n, 0)], axis=1).reshape(-1)
+    return first, real
