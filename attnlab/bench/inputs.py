@@ -13,6 +13,7 @@ import numpy as np
 from attnlab import registry
 from attnlab.checks import check, convert
 from attnlab.contract import InputError, Operation
+from attnlab.flat import flatten
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ def with_dtype(value: Any, dtype: str) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(dtype, copy=False)
     return value
+
+
+def held(op: Operation, kwargs: Mapping[str, Any]) -> int:
+    """Bytes of the arrays among the arguments."""
+    leaves = flatten(op.arguments, kwargs).values()
+    return sum(int(getattr(leaf, "nbytes", 0)) for leaf in leaves)
 
 
 def place(op: Operation, backend: str, kwargs: dict[str, Any], device: bool) -> dict[str, Any]:

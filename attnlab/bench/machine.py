@@ -133,8 +133,12 @@ def power_caveat() -> str:
         known = f"CPU governor {governor}"
     except OSError:
         known = "CPU governor unknown"
-    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{known}{load}; clock, power and other programs are not controlled"
+    text = f"{known}; clock, power and other programs are not controlled"
+    if not hasattr(os, "getloadavg"):
+        return text
+    load = os.getloadavg()[0]
+    busy = "; THE MACHINE IS BUSY: times will be too long" if load > cores() / 2 else ""
+    return f"load average {load:.1f}, {text}{busy}"
 
 
 def pin_threads(threads: int) -> ExitStack:

@@ -42,6 +42,7 @@ class Active:
     point: Point
     call: Callable[[], Any]
     timed: Timed
+    held: int  # bytes of its inputs
     spent: float = 0.0
 
 
@@ -154,7 +155,7 @@ class Runner:
         self._time()
 
     def _held(self) -> float:
-        return sum((a.point.bytes or 0) + (a.point.peak or 0) for a in self.active)
+        return sum(a.held + (a.point.peak or 0) for a in self.active)
 
     def _prepare(self, target: Target, backend: str, n: int, template: Template) -> None:
         """Measures memory, then sets up the call and makes its first; or saves the reason not to."""
@@ -203,21 +204,24 @@ class Runner:
         timed = Timed(point.first, calibrate(call, second))
         if second is first and n != min(s.ns):
             timed.samples.append(first)  # a long call that compiled nothing is a sample already
-        self.active.append(Active(point, call, timed))
+        self.active.append(Active(point, call, timed, inputs.held(target.op, kwargs)))
 
     def _time(self) -> None:
         """Interleaved rounds over what is set up; every point is saved when the rounds are over."""
         if not self.active:
             return
         s = self.settings
-        share = s.budget / POINT_SHARE
+        # half of what is left may go into this group: larger sizes come after it
+        share = min(s.budget / POINT_SHARE, max(self._left(), 0.0) / 2 / len(self.active))
 
         def spent(index: int, seconds: float) -> bool:
-            item = self.active[index]
+            item = short[index]
             item.spent += seconds
             return item.spent > share or (self._left() < 0 and len(item.timed.samples) >= KEEP_FROM)
 
-        interleave([(a.call, a.timed) for a in self.active], s.repeat, s.seed, spent)
+        # what took longer than its share already was its own sample
+        short = [a for a in self.active if not a.timed.samples or a.timed.samples[0] < share]
+        interleave([(a.call, a.timed) for a in short], s.repeat, s.seed, spent)
         self._keep(1)
 
     def _keep(self, least: int) -> None:

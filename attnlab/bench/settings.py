@@ -29,7 +29,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     repeat: int = 9
-    budget: float = 600.0
+    budget: float = 300.0
     memory: bool = True
     preset: str = ""
 
@@ -72,7 +72,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        (64, 256, 1024, 2048), ("numba", "torch"), 5, 45.0, 2048, "under a minute on two cores"
+        (64, 256, 512, 1024, 2048), ("numba", "torch"), 5, 45.0, 2048, "under a minute on two cores"
     ),
     "long": Preset(
         tuple(2**i for i in range(9, 17)), ("numba", "torch"), 7, 3600.0, 16384, "up to an hour"

@@ -300,7 +300,7 @@ def _settings(preset: str | None, asked: dict[str, Any]) -> Settings:
     if preset is not None:
         return with_preset(_choice("--preset", preset, tuple(PRESETS)), asked)
     # one mechanism's benchmark is something to wait for; all of them take longer
-    return replace(Settings(budget=180.0 if asked["names"] else 600.0), **asked)
+    return replace(Settings(budget=120.0 if asked["names"] else 300.0), **asked)
 
 
 def _choice(flag: str, value: str, known: tuple[str, ...]) -> str:
