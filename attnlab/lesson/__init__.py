@@ -4,13 +4,13 @@ How to write one
 ================
 A lesson is `lessons/NAME.py`. `# %% [markdown]` opens prose (every line a comment), `# %%` opens code;
 `# %% tags=["hide-input"]` is code that draws and need not be read. It must run as plain Python too.
+The header may add `# exhibit: NAME` where the exhibit is not called like the file.
 The arc: problem → idea with its equation (a fenced block of plain Unicode) → the reference, read together
 → predict → outputs compared across the paths → cost as n grows, with the fitted exponent → claims
 re-created → where it fails → your turn. At most 60 s on 2 cores, 10 s with `--quick`.
 
     # ---
     # minutes: 4
-    # exhibit: landmark        (only where it differs from the file's name)
     # ---
     # %% [markdown]
     # # Landmark attention: a signpost after every block
@@ -48,11 +48,12 @@ re-created → where it fails → your turn. At most 60 s on 2 cores, 10 s with 
     lesson.exercise("landmark", "Write the grouped softmax yourself.")
 
 Settings: `quick()`, `seed()`, `rng()`, `text()` (the reader's --text file or None), `train()`;
-`track(items, label)` and
-`progress(label)` show progress. Pieces: `figure`, `table(rows, columns, title)`, `show(renderable)`,
-`predict`, `claim`, `untried`, `exercise`, `source`, `compare`, `cost`. Terminal pictures, for `show` or as
-`figure(…, terminal=…)`: `heat`, `lines`, `bars`; the same names in `plots` return matplotlib figures.
-Code of `predict`, `source`, `untried` and `exercise` is not shown (it would give the answer away).
+`track(items, label)` and `progress(label)` show how far a long loop is. Pieces: `figure`,
+`table(rows, columns, title)`, `show(renderable)`, `predict`, `claim`, `untried`, `exercise`, `source`,
+`compare`, `cost`. Terminal pictures, for `show` or as `figure(…, terminal=…)`: `heat`, `lines`, `bars`;
+the same names in `plots` return matplotlib figures.
+Code of `predict`, `source`, `untried` and `exercise` is not shown (it would give the answer away);
+put `predict` in a cell of its own, before the cell with the result.
 What a cell prints is kept, and so is the value of its last expression (end with `;` to drop it).
 
 Claims are honest: `expected` is what was published, with `source` "paper", "sheet" (our own earlier run) or

@@ -35,6 +35,8 @@ def number(value: float) -> str:
     """A number in at most about six characters."""
     if value == 0 or not math.isfinite(value):
         return f"{value:.0f}" if value == 0 else str(value)
+    if value == int(value) and abs(value) < 1e5:
+        return str(int(value))
     return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 

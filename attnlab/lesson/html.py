@@ -248,7 +248,7 @@ def page(run: runner.Run) -> str:
         shown = runner.shown(ran.cell)
         block = code(shown) if shown else ""
         if shown and ran.cell.hides_code:
-            block = f"<details><summary>Code of the next picture</summary>{block}</details>"
+            block = f"<details><summary>Show the code</summary>{block}</details>"
         parts.append(block)
         parts += [fragment(piece) for piece in ran.pieces]
         if ran.seconds >= 0.1:

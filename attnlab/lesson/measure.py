@@ -39,20 +39,24 @@ def compare(
     given = dict(inputs) if inputs is not None else draw_inputs(op, n, dtype, **sizes)
     given = as_dtype(given, dtype)
     exact = card.run(op.name, backend="numpy", **as_dtype(given, "float64"))
-    result, rows = pieces.Measured(), []
+    result, rows, reasons = pieces.Measured(), [], []
     for backend in backends or [b for b in BACKENDS if b in op.paths]:
         call = _caller(card, op.name, backend, given)
         try:
             first, out = _timed(call)
         except BackendUnavailable as reason:
-            rows.append([backend, "not run", str(reason)])
+            reasons.append(f"{backend} was not run: {reason}")
+            rows.append([backend, "not run", "–", "–"])
             continue
         seconds = statistics.median(_timed(call)[0] for _ in range(repeat))
         error, where = _difference(exact, out)
         result[backend] = {"error": error, "seconds": seconds, "first": first}
-        rows.append([backend, f"{error:.1e}" + (f" ({where})" if where else ""), _seconds(seconds)])
+        shown = f"{error:.1e}" + (f" ({where})" if where else "")
+        rows.append([backend, shown, _seconds(seconds), _seconds(first)])
     title = f"{card.title}: {op.name}, {dtype}, against float64"
-    current().emit(pieces.Table(rows, ["path", "largest error", "time"], title))
+    current().emit(pieces.Table(rows, ["path", "largest error", "time", "first call"], title))
+    if reasons:
+        print("\n".join(reasons))
     return result
 
 
@@ -187,7 +191,8 @@ def _difference(exact: Any, out: Any) -> tuple[float, str]:
         error = _distance(getattr(exact, name), getattr(out, name))
         if error > worst or not np.isfinite(error):
             worst, where = error, name
-    return worst, where if len(exact._fields) > 1 else ""
+    several = sum(value is not None for value in exact) > 1
+    return worst, where if several else ""
 
 
 def _distance(exact: Any, got: Any) -> float:

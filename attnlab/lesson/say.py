@@ -267,5 +267,5 @@ def _without_docstring(code: str) -> str:
     if ast.get_docstring(owner) is None or len(owner.body) < 2:
         return code
     text, rows = owner.body[0], code.splitlines()
-    indent = " " * text.col_offset
-    return "\n".join([*rows[: text.lineno - 1], f'{indent}"""…"""', *rows[text.end_lineno :]])
+    mark = [" " * text.col_offset + '"""…"""'] if owner is not tree else []
+    return "\n".join([*rows[: text.lineno - 1], *mark, *rows[text.end_lineno :]]).strip("\n")

@@ -73,7 +73,7 @@ def test_compare_runs_the_paths_of_an_exhibit(code):
     body = 'lesson.compare("attention", n=16, backends=["numpy", "torch"])'
     result, shown = code(body)
     assert result.error is None, result.error
-    (table,) = result.cells[0].pieces
+    table = result.cells[0].pieces[0]
     assert [row[0] for row in table.rows] == ["numpy", "torch"]
     assert "against float64" in shown
 

@@ -1,9 +1,11 @@
 """Reading percent-format files."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
 
+import attnlab.lesson
 from attnlab.lesson import script
 
 
@@ -75,3 +77,23 @@ def test_a_file_can_be_named(tmp_path):
     assert script.find(str(path)).name == "own"
     with pytest.raises(script.LessonError, match="no lesson file"):
         script.find(str(tmp_path / "none.py"))
+
+
+def documented() -> str:
+    """The sample in the authoring guide."""
+    guide = attnlab.lesson.__doc__
+    return textwrap.dedent(guide[guide.index("    # ---") : guide.index("Settings:")])
+
+
+def test_the_guides_sample_is_a_lesson():
+    lesson = parse(documented())
+    assert lesson.title.startswith("Landmark attention")
+    assert lesson.claims() == (1, 1)
+    assert len(lesson.cells) == 6
+
+
+@pytest.mark.slow
+def test_the_guides_sample_runs(run):
+    result, _ = run(documented(), quick=True)
+    assert result.error is None
+    assert [claim.verdict for claim in result.session.claims] == ["holds", "not tried"]
