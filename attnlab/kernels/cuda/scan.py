@@ -91,11 +91,11 @@ def _device_functions(dim: int, taylor: bool) -> Any:
 def _segment_sums(dim: int, features: int, taylor: bool, dtype: str) -> Any:
     kind = getattr(numba, dtype)
     load, load_values, feature, _ = _device_functions(dim, taylor)
-    owned = -(-features // TILE)
+    owned, row = -(-features // TILE), dim + 1
 
     @cuda.jit
     def kernel(k, v, slopes, scale, pairs, factors, segment, sums):
-        keys = cuda.shared.array((TILE, dim + 1), kind)
+        keys = cuda.shared.array((TILE, row), kind)
         values = cuda.shared.array((TILE, TILE), kind)
         acc = cuda.local.array(owned, kind)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
@@ -152,11 +152,12 @@ def _carry(dtype: str) -> Any:
 def _segment_outputs(dim: int, features: int, taylor: bool, dtype: str) -> Any:
     kind = getattr(numba, dtype)
     load, load_values, feature, weight = _device_functions(dim, taylor)
+    row = dim + 1
 
     @cuda.jit
     def kernel(q, k, v, before, slopes, scale, pairs, factors, segment, out):
-        queries = cuda.shared.array((TILE, dim + 1), kind)
-        keys = cuda.shared.array((TILE, dim + 1), kind)
+        queries = cuda.shared.array((TILE, row), kind)
+        keys = cuda.shared.array((TILE, row), kind)
         values = cuda.shared.array((TILE, TILE), kind)
         scores = cuda.shared.array((TILE, TILE), kind)
         state = cuda.shared.array((features, TILE), kind)
