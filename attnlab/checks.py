@@ -30,7 +30,8 @@ class Call:
     def __getattr__(self, name: str) -> Any:
         for table in (self.__dict__["arrays"], self.__dict__["options"], self.__dict__["sizes"]):
             if name in table:
-                return table[name]
+                value = table[name]  # device arrays are read on the host
+                return value.copy_to_host() if hasattr(value, "copy_to_host") else value
         raise AttributeError(name)
 
 
