@@ -18,7 +18,7 @@ from attnlab.bench.machine import power_caveat
 from attnlab.bench.plan import Plan
 from attnlab.bench.records import Point, Results
 from attnlab.bench.settings import PRESETS, headline_size
-from attnlab.bench.summary import OVERHEAD, Growth, Shares, Summary, shares
+from attnlab.bench.summary import OVERHEAD, Growth, Shares, Summary, shares, targets_of
 from attnlab.contract import BACKENDS
 
 WIDE = 124  # columns: from here on one table holds everything
@@ -172,7 +172,7 @@ class Report:
 
     def tables(self, results: Results, summaries: list[Summary]) -> None:
         self.say(f"rates, the best seen before and during the run: {results.rates}")
-        for target in dict.fromkeys(p.target for p in results.points):
+        for target in targets_of(results):
             self._target(results, target, [s for s in summaries if s.target == target])
 
     def _target(self, results: Results, target: Target, summaries: list[Summary]) -> None:

@@ -56,6 +56,8 @@ class Runner:
         self.settings, self.plan, self.results = settings, plan, results
         self.state, self.progress = state, progress
         self.device = settings.preset == "gpu-long" or set(plan.backends) == {"cuda"}
+        # baselines first: without them nothing else can be judged when the budget ends early
+        self.order = sorted(plan.targets, key=lambda target: not target.baseline)
         self.done = {(p.series, p.n) for p in results.points}
         self.fixed: dict[tuple[Target, str], float | None] = {}
         self.memory_seconds = 0.0
@@ -91,7 +93,7 @@ class Runner:
         """The series that agree with the reference."""
         s, passed = self.settings, []
         n = min(min(s.ns), GATE_LARGEST)
-        for target in self.plan.targets:
+        for target in self.order:
             backends = [b for t, b in self.plan.series if t == target]
             if all((self._key(target, b, n)) in self.done for b in backends for n in s.ns):
                 passed += [(target, b) for b in backends]
@@ -145,7 +147,7 @@ class Runner:
     def _size(self, n: int, passed: list[tuple[Target, str]], template: Template) -> None:
         """All series of one size, in groups whose inputs fit in memory together."""
         room = USABLE * available_memory() / 3
-        for target in self.plan.targets:
+        for target in self.order:
             for backend in (b for t, b in passed if t == target):
                 if self._key(target, backend, n) in self.done:
                     continue

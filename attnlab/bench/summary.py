@@ -82,10 +82,15 @@ def growth(
     return Growth(fitted, tuple(sizes[i] for i in kept), left, claim, word)
 
 
+def targets_of(results: Results) -> list[Target]:
+    """What was timed, added baselines last."""
+    return sorted(dict.fromkeys(p.target for p in results.points), key=lambda t: t.baseline)
+
+
 def summarise(results: Results) -> list[Summary]:
     """One summary for each series that has a measured point, in the order of the plan."""
-    targets = list(dict.fromkeys(p.target for p in results.points))
-    order = list(dict.fromkeys(p.series for p in results.points))
+    targets = targets_of(results)
+    order = sorted(dict.fromkeys(p.series for p in results.points), key=lambda s: s[0].baseline)
     headline = headline_size(results.settings)
     found = []
     for target, backend in order:

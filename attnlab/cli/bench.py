@@ -297,6 +297,8 @@ def _settings(preset: str | None, asked: dict[str, Any]) -> Settings:
 
     from attnlab.bench.settings import PRESETS, Settings, with_preset
 
+    if preset == "quick" and not asked["names"]:
+        asked["memory"] = False  # a process for each point of every mechanism takes minutes
     if preset is not None:
         return with_preset(_choice("--preset", preset, tuple(PRESETS)), asked)
     # one mechanism's benchmark is something to wait for; all of them take longer
