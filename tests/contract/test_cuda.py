@@ -20,11 +20,12 @@ from attnlab.registry import exhibits
 
 CUDA = [op for exhibit in exhibits() for op in exhibit.operations if "cuda" in op.paths]
 HERE = Path(__file__).parent
+SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
 def test_simulated(name: str) -> None:
-    env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(HERE)}
+    env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": SEARCH}
     done = subprocess.run(
         [sys.executable, str(HERE / "simulate.py"), name],
         env=env,
@@ -72,7 +73,7 @@ def test_compiles_to_ptx(name: str) -> None:
     home = nvvm_home()
     if home is None:
         pytest.skip("no libNVVM (a CUDA toolkit) to compile kernels with")
-    env = os.environ | {"CUDA_HOME": home, "PYTHONPATH": str(HERE)}
+    env = os.environ | {"CUDA_HOME": home, "PYTHONPATH": SEARCH}
     done = subprocess.run(
         [sys.executable, str(HERE / "compile_ptx.py"), name],
         env=env,

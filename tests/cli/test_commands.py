@@ -1,0 +1,204 @@
+"""The command line as a subprocess: help, output forms, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ANSI = re.compile(r"\x1b\[")
+
+
+def attnlab(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "attnlab", *args],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=240,
+    )
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a bad call gets; never a traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+def test_help_names_every_command() -> None:
+    done = attnlab("--help")
+    assert done.returncode == 0
+    for command in ("list", "show", "compare", "bench", "conform", "doctor", "run", "cache", "dev"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["list", "--json"], ["show", "attention"]]
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from attnlab.cli import _main; _main(sys.argv[1:]);"
+        "heavy = {'torch', 'numba', 'matplotlib', 'scipy'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"attnlab \d+\.\d+\.\d+\n", attnlab("--version").stdout)
+
+
+def test_list_json() -> None:
+    rows = json.loads(attnlab("list", "--json").stdout)
+    assert rows[0]["name"] == "attention"
+    keys = {"name", "title", "family", "paper", "operations", "backends", "lesson", "exercise"}
+    assert all(keys <= row.keys() for row in rows)
+    assert json.loads(attnlab("list", "--family", "dense", "--json").stdout)[0]["family"] == "dense"
+
+
+def test_unknown_names_are_answered_with_near_ones() -> None:
+    assert "did you mean attention" in error_line(attnlab("show", "attnetion"))
+    assert "did you mean sparse" in error_line(attnlab("list", "--family", "sparce"))
+    assert "did you mean numpy" in error_line(attnlab("show", "attention", "--source", "nump"))
+    assert "did you mean attend" in error_line(
+        attnlab("compare", "attention", "--operation", "atend")
+    )
+    error_line(attnlab("shwo", "attention"))
+
+
+def test_show() -> None:
+    card = attnlab("show", "attention").stdout
+    assert "A_ij = exp(S_ij)" in card
+    assert "def attend" in attnlab("show", "attention", "--source", "numba").stdout
+    assert attnlab("show", "attention", "--bibtex").stdout.startswith("@inproceedings{attention,")
+    assert json.loads(attnlab("show", "attention", "--json").stdout)["operations"][0]["headline"]
+
+
+@pytest.mark.parametrize("width", ["40", "60", "200"])
+def test_narrow_and_piped_output(width: str) -> None:
+    for arguments in (["list"], ["show", "attention"], ["doctor"]):
+        done = attnlab(*arguments, COLUMNS=width)
+        assert not ANSI.search(done.stdout)
+        assert all(len(line) <= int(width) for line in done.stdout.splitlines()), arguments
+
+
+def test_no_color_is_respected_even_where_colour_is_forced() -> None:
+    forced = attnlab("list", FORCE_COLOR="1", NO_COLOR="1").stdout
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", forced)
+
+
+def test_compare_reports_every_path() -> None:
+    done = attnlab("compare", "attention", "-n", "32", "--json")
+    report = json.loads(done.stdout)
+    paths = {row["backend"]: row for row in report["paths"]}
+    assert set(paths) == {"numpy", "numba", "cuda", "torch"}
+    assert max(paths["numba"]["errors"].values()) < 1e-5
+    assert paths["cuda"]["reason"] or paths["cuda"]["errors"]
+    assert paths["torch"]["seconds"] > 0
+
+
+def test_compare_on_real_text(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The if statement is used for conditional execution. " * 40)
+    report = json.loads(
+        attnlab("compare", "attention", "-n", "64", "--text", str(text), "--json").stdout
+    )
+    assert report["inputs"] == str(text)
+    assert "--text" in error_line(
+        attnlab("compare", "attention", "--text", str(tmp_path / "none.txt"))
+    )
+
+
+def test_explicit_cuda_fails_with_the_reason_where_there_is_none() -> None:
+    done = attnlab("compare", "attention", "-n", "8", "--backend", "cuda", NUMBA_ENABLE_CUDASIM="0")
+    if done.returncode == 0:
+        pytest.skip("this machine has a CUDA device")
+    assert "no CUDA device" in error_line(done)
+
+
+def test_conform_holds() -> None:
+    done = attnlab("conform", str(GOLDEN / "attention.npz"), "--backend", "numpy", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report["held"] > 0
+    assert report["differ"] == 0
+
+
+def vectors(folder: Path, name: str = "attention", **changed: np.ndarray) -> Path:
+    """A copy of attention's vectors with some arrays replaced."""
+    with np.load(GOLDEN / "attention.npz") as archive:
+        arrays = {k: archive[k] for k in archive.files}
+    path = folder / f"{name}.npz"
+    np.savez(path, **(arrays | changed))
+    path.with_suffix(".json").write_text((GOLDEN / "attention.json").read_text())
+    return path
+
+
+def test_conform_tells_what_differs(tmp_path: Path) -> None:
+    with np.load(GOLDEN / "attention.npz") as archive:
+        wrong = archive["full/out/out"].copy()
+    wrong[0, 1, 2, 3] += 1
+    done = attnlab(
+        "conform", str(vectors(tmp_path, **{"full/out/out": wrong})), "--backend", "numpy", "--json"
+    )
+    assert done.returncode == 1
+    (row,) = [r for r in json.loads(done.stdout)["rows"] if not r["ok"]]
+    assert "(0, 1, 2, 3)" in row["detail"]
+
+
+def test_conform_refuses_bad_files_with_a_line_each(tmp_path: Path) -> None:
+    whole = vectors(tmp_path)
+    truncated = tmp_path / "truncated.npz"
+    truncated.write_bytes(whole.read_bytes()[:500])
+    truncated.with_suffix(".json").write_text(whole.with_suffix(".json").read_text())
+    lonely = tmp_path / "lonely.npz"
+    lonely.write_bytes(whole.read_bytes())
+    pickled = vectors(tmp_path, "pickled", **{"full/in/q": np.array([{}], dtype=object)})
+    unknown = vectors(tmp_path, "no_such_exhibit")
+    complex_ = vectors(tmp_path, "complex", **{"full/in/q": np.zeros((2, 2, 7, 4), complex)})
+    expected = {
+        truncated: "not a readable npz",
+        lonely: "lonely.json is missing",
+        unknown: "no exhibit 'no_such_exhibit'",
+        tmp_path / "absent.npz": "no such file",
+        tmp_path / "x.txt": "expected a .npz file",
+    }
+    for path, message in expected.items():
+        assert message in error_line(attnlab("conform", str(path)))
+    for path, message in {pickled: "pickled", complex_: "dtype complex128"}.items():
+        assert message in error_line(attnlab("conform", str(path), "--exhibit", "attention"))
+
+
+def test_doctor() -> None:
+    report = json.loads(attnlab("doctor", "--json").stdout)
+    rows = {row["what"]: row for row in report["checks"]}
+    assert rows["numpy"]["state"] == "ok"
+    assert rows["gpu"]["detail"]
+
+
+def test_cache_clear_empties_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "x").write_bytes(b"0" * 1000)
+    done = attnlab("cache", "clear", "--json", ATTNLAB_CACHE_DIR=str(tmp_path))
+    assert json.loads(done.stdout) == {"freed_bytes": 1000}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m attnlab list | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in done.stderr
