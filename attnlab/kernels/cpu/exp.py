@@ -14,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from attnlab.kernels.cpu.runtime import block
+from attnlab.kernels.cpu.scratch import packed
 
 # n ln 2 is subtracted in two parts, the first short enough that the product is exact; reassociation
 # would add the parts up again, so these functions allow contraction to fused multiply-adds only.
@@ -122,35 +123,35 @@ def tanh(x):
 
 @block
 def exp_rows(x):
-    """x <- exp(x), in place, 2-D."""
+    """x <- exp(x), in place, 2-D; elements of a row adjacent."""
     for i in range(x.shape[0]):
-        row = x[i]
+        row = packed(x[i])
         for j in range(row.size):
             row[j] = exp(row[j])
 
 
 @block
 def sigmoid_rows(x):
-    """x <- sigmoid(x), in place, 2-D."""
+    """x <- sigmoid(x), in place, 2-D; elements of a row adjacent."""
     for i in range(x.shape[0]):
-        row = x[i]
+        row = packed(x[i])
         for j in range(row.size):
             row[j] = sigmoid(row[j])
 
 
 @block
 def silu_rows(x):
-    """x <- x sigmoid(x), in place, 2-D."""
+    """x <- x sigmoid(x), in place, 2-D; elements of a row adjacent."""
     for i in range(x.shape[0]):
-        row = x[i]
+        row = packed(x[i])
         for j in range(row.size):
             row[j] = row[j] * sigmoid(row[j])
 
 
 @block
 def tanh_rows(x):
-    """x <- tanh(x), in place, 2-D."""
+    """x <- tanh(x), in place, 2-D; elements of a row adjacent."""
     for i in range(x.shape[0]):
-        row = x[i]
+        row = packed(x[i])
         for j in range(row.size):
             row[j] = tanh(row[j])

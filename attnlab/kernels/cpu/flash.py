@@ -22,6 +22,7 @@ from attnlab.kernels.cpu.runtime import (
     single_threaded_blas,
     worker,
 )
+from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import finish, start, update
 
 SMALL_PRODUCT = 1_000_000
@@ -64,10 +65,11 @@ def hide_outside_band(s, first, left, right):
     """s <- -inf where column j of row i is outside [first + i - left, first + i + right]."""
     columns = s.shape[1]
     for i in range(s.shape[0]):
+        row = packed(s[i])
         for j in range(min(columns, max(0, first + i - left))):
-            s[i, j] = -np.inf
+            row[j] = -np.inf
         for j in range(min(columns, max(0, first + i + right + 1)), columns):
-            s[i, j] = -np.inf
+            row[j] = -np.inf
 
 
 # Masks and biases may have size 1 along batch, heads and queries: the last index serves all.
@@ -91,7 +93,7 @@ def hide_masked(s, mask, batch, head, i0, j0):
     b, h = min(batch, mask.shape[0] - 1), min(head, mask.shape[1] - 1)
     hidden = s.dtype.type(-np.inf)
     for i in range(s.shape[0]):
-        row, visible = s[i], mask[b, h, min(i0 + i, mask.shape[2] - 1)]
+        row, visible = packed(s[i]), mask[b, h, min(i0 + i, mask.shape[2] - 1)]
         for j in range(row.size):
             row[j] = row[j] if visible[j0 + j] else hidden
 
@@ -101,7 +103,7 @@ def add_bias(s, bias, batch, head, i0, j0):
     """s += the tile of bias (batch|1, heads|1, n_q|1, n_k) that begins at (i0, j0)."""
     b, h = min(batch, bias.shape[0] - 1), min(head, bias.shape[1] - 1)
     for i in range(s.shape[0]):
-        row, added = s[i], bias[b, h, min(i0 + i, bias.shape[2] - 1)]
+        row, added = packed(s[i]), bias[b, h, min(i0 + i, bias.shape[2] - 1)]
         for j in range(row.size):
             row[j] += added[j0 + j]
 

@@ -27,6 +27,7 @@ from attnlab.kernels.cpu.runtime import (
     single_threaded_blas,
     worker,
 )
+from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import finish, start, weigh
 
 
@@ -35,7 +36,7 @@ def add_diagonals(s, by_offset):
     """s[i, j] += by_offset[i, j - i + rows - 1]; s (rows, columns), by_offset wider by rows - 1."""
     rows, columns = s.shape
     for i in range(rows):
-        row, shifted = s[i], by_offset[i]
+        row, shifted = packed(s[i]), packed(by_offset[i])
         for j in range(columns):
             row[j] += shifted[rows - 1 - i + j]
 
@@ -45,7 +46,7 @@ def spread_diagonals(s, by_offset):
     """by_offset[i, j - i + rows - 1] <- s[i, j], elsewhere 0: the way back of `add_diagonals`."""
     rows, columns = s.shape
     for i in range(rows):
-        row, shifted = s[i], by_offset[i]
+        row, shifted = packed(s[i]), packed(by_offset[i])
         for c in range(shifted.size):
             shifted[c] = 0
         for j in range(columns):

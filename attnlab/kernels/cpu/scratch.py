@@ -6,7 +6,8 @@ index far out of range, and the contract tests see it.
 
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic, overload
 
 from attnlab.kernels.cpu.runtime import POISON, block
 
@@ -49,3 +50,18 @@ def tile(shape, dtype):
     if POISON:
         _poison(array)
     return array
+
+
+@intrinsic
+def packed(typingctx, row):
+    """The same 1-D array, of which the caller knows that its elements are adjacent.
+
+    Rows of a tile that is itself part of a wider array have the type of a strided array; a loop
+    over that type is not vectorised and runs several times slower.
+    """
+    contiguous = row.copy(layout="C")
+
+    def codegen(context, builder, signature, args):
+        return impl_ret_borrowed(context, builder, contiguous, args[0])
+
+    return contiguous(row), codegen

@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 from attnlab.kernels.cpu.blas import gemm_nn
 from attnlab.kernels.cpu.exp import exp_nonpositive
 from attnlab.kernels.cpu.runtime import block
+from attnlab.kernels.cpu.scratch import packed
 
 
 @intrinsic
@@ -63,7 +64,7 @@ def start(m, l, acc):
 def weigh(s, m, l, acc):
     """The softmax half of `update`: s (Br, Bc) <- exp(s - new m); m, l and acc follow."""
     for i in range(s.shape[0]):
-        row = s[i]
+        row = packed(s[i])
         old = m[i]
         new = max(old, row_max(row))
         if new == -np.inf:  # nothing visible yet, and s - m would be inf - inf; NaN stays NaN
@@ -74,7 +75,7 @@ def weigh(s, m, l, acc):
             shrink = exp_nonpositive(old - new)  # 0 on the first tile
             m[i] = new
             l[i] = l[i] * shrink + l_tile
-            accumulated = acc[i]
+            accumulated = packed(acc[i])
             for d in range(accumulated.size):
                 accumulated[d] *= shrink
         else:
@@ -128,7 +129,7 @@ def softmax_row(row):
 def softmax_rows(s):
     """s <- softmax of each row, 2-D, in place, -inf where masked; rows with nothing visible: 0."""
     for i in range(s.shape[0]):
-        softmax_row(s[i])
+        softmax_row(packed(s[i]))
 
 
 @block
