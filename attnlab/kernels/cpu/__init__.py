@@ -2,17 +2,20 @@
 
 A mechanism's `cpu.py` composes these blocks as module-level functions under one top-level kernel:
 
-    runtime       the decorators `kernel` and `block`, the cache folder, threads, work sharing
+    runtime       the decorators `kernel`, `worker`, `block`; cache folder, threads, shared counters
     scratch       uninitialised memory that the tests can poison with NaN
     blas          C += A B on tiles with any row stride, without temporaries
+    product       many rows times one matrix, on the kernels' own threads
     exp           exp, tanh, sigmoid, silu that LLVM turns into vector instructions
     softmax       row, online (tiled) and segment softmax
     flash         dense attention in memory linear in n: causal, window, mask, bias
     relative      the same with relative-position scores read along diagonals
-    gather        attention between lists of queries and lists of keys
-    scan          causal linear attention in chunks
-    topk          top-k of rows and columns, counting sort
-    hashing       sign-projection buckets
+    clusters      routing to centroids, attention inside gathered clusters
+    sortlsh       attention of blocks sorted by bucket, with samples
+    landmark      the two-level softmax of blocks and their landmarks; block_cache: decoding
+    scan          causal linear attention in chunks, with decay
+    topk          top-k of rows and columns, stable counting sort
+    hashing       buckets by signs of projections, Gray order
     kmeans        one step of spherical k-means
     suffix_array  suffix array, Burrows-Wheeler transform, rank queries
 
