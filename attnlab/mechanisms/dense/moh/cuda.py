@@ -96,7 +96,7 @@ def _balance(f, P, aux):
     total = 0.0
     for e in range(f.shape[0]):
         total += f[e] * P[e]
-    aux[0] = f.shape[0] * total
+    aux[()] = f.shape[0] * total
 
 
 @cache
@@ -198,11 +198,10 @@ def _two_stage(
     )
     aux = None
     if top_k:
-        f, P, aux = (device.empty(size, dtype) for size in (E, E, 1))
+        f, P, aux = (device.empty(size, dtype) for size in (E, E, ()))
         _column_means[E, THREADS](chosen, f)
         _column_means[E, THREADS](p, P)
         _balance[1, 1](f, P, aux)
-        aux = aux.reshape(())
     return gates.reshape(batch, n, n_head), aux
 
 
