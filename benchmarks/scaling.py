@@ -22,7 +22,7 @@ import figures
 
 LINEAR = [1024 * 2**i for i in range(7)]  # 1k … 64k
 SQUARES = [n * n for n in (32, 48, 64, 96, 128, 181, 256)]
-STEP = [4096 * 4**i for i in range(5)]  # tokens in the cache: 4k … 1M
+STEP = [4096 * 2**i for i in range(7)]  # tokens in the cache: 4k … 256k
 
 
 def maker(
