@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from attnlab.kernels.cuda import device
+from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS
 
 
@@ -59,7 +59,7 @@ def _softmax() -> Any:
         row = p[item // p.shape[1], item % p.shape[1]]
         top = row[0]
         for r in range(1, row.size):
-            top = max(top, row[r])
+            top = tiles.most(top, row[r])
         total = row[0] * 0
         for r in range(row.size):
             row[r] = math.exp(row[r] - top)
@@ -82,7 +82,7 @@ def _share(axis: int) -> Any:
         a, r = item // blocks, item % blocks
         top = p[0, a, r] if axis == 0 else p[a, 0, r]
         for z in range(p.shape[axis]):
-            top = max(top, p[z, a, r] if axis == 0 else p[a, z, r])
+            top = tiles.most(top, p[z, a, r] if axis == 0 else p[a, z, r])
         for z in range(p.shape[axis]):
             if axis == 0:
                 p[z, a, r] = top
@@ -112,7 +112,7 @@ def _choose() -> Any:
                 best[place] = best[place - 1]
                 place -= 1
             best[place] = r
-            found = min(found + 1, K)
+            found = tiles.least(found + 1, K)
         for a in range(1, K):  # in time order
             r, place = best[a], a
             while place > 0 and best[place - 1] > r:

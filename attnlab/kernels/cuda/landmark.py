@@ -48,7 +48,7 @@ def _attend(dim: int, dtype: str) -> Any:
         tiles.load_rows(queries, q[b, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         tiles.start_rows(block_top, block_total, inner, columns)
-        for j0 in range(0, min(n, first + TILE), TILE):
+        for j0 in range(0, tiles.least(n, first + TILE), TILE):
             cuda.syncthreads()
             tiles.load_rows(shared, k[b, h], j0, n, dim)
             cuda.syncthreads()
@@ -58,15 +58,15 @@ def _attend(dim: int, dtype: str) -> Any:
             begin = 0
             while begin < TILE and j0 + begin < n:  # block by block, the same for all threads
                 close = end[b, j0 + begin]
-                stop = min(TILE, close - j0, n - j0)
+                stop = tiles.least(TILE, tiles.least(close, n) - j0)
                 past = close < i
                 cuda.syncthreads()
                 if x == 0:
                     m = block_top[y] if past else top[y]
-                    last = stop if past else min(stop, i + 1 - j0)
+                    last = stop if past else tiles.least(stop, i + 1 - j0)
                     new = m
                     for c in range(begin, last):
-                        new = max(new, scores[y, c])
+                        new = tiles.most(new, scores[y, c])
                     fresh = total[y] * 0
                     shrink[y] = 1
                     for c in range(begin, stop):
@@ -96,7 +96,7 @@ def _attend(dim: int, dtype: str) -> Any:
                     if x == 0:
                         shrink[y], gate[y] = 1, 0
                         if past:
-                            new = max(top[y], scores[y, close - j0])
+                            new = tiles.most(top[y], scores[y, close - j0])
                             shrink[y] = math.exp(top[y] - new)
                             share = math.exp(scores[y, close - j0] - new)
                             top[y] = new
@@ -130,15 +130,15 @@ def attend(q: Any, k: Any, v: Any, end: Any, scale: float) -> Any:
 @cuda.jit(device=True)
 def weigh_row(row, last, end):
     """row <- weights of a query at place `last` over the scores row[:last + 1]; what follows is 0."""
-    top = tiles.NEGATIVE + row[0] * 0
+    top = row.dtype.type(tiles.NEGATIVE)
     begin = 0
     while begin <= last:
         close = end[begin]
         if close < last:
-            top = max(top, row[close])
+            top = tiles.most(top, row[close])
         else:
-            for j in range(begin, min(close, last + 1)):
-                top = max(top, row[j])
+            for j in range(begin, tiles.least(close, last + 1)):
+                top = tiles.most(top, row[j])
         begin = close + 1
     total = row[0] * 0
     begin = 0
@@ -147,9 +147,9 @@ def weigh_row(row, last, end):
         if close < last:
             share = math.exp(row[close] - top)
             total += share
-            block_top = tiles.NEGATIVE + row[0] * 0
+            block_top = row.dtype.type(tiles.NEGATIVE)
             for j in range(begin, close):
-                block_top = max(block_top, row[j])
+                block_top = tiles.most(block_top, row[j])
             block_total = row[0] * 0
             for j in range(begin, close):
                 row[j] = math.exp(row[j] - block_top)
@@ -158,7 +158,7 @@ def weigh_row(row, last, end):
                 row[j] *= share / block_total
             row[close] = 0
         else:
-            for j in range(begin, min(close, last + 1)):
+            for j in range(begin, tiles.least(close, last + 1)):
                 row[j] = math.exp(row[j] - top)
                 total += row[j]
             if close <= last:
