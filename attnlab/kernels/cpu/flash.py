@@ -93,9 +93,10 @@ def hide_masked(s, mask, batch, head, i0, j0):
     b, h = min(batch, mask.shape[0] - 1), min(head, mask.shape[1] - 1)
     hidden = s.dtype.type(-np.inf)
     for i in range(s.shape[0]):
-        row, visible = packed(s[i]), mask[b, h, min(i0 + i, mask.shape[2] - 1)]
+        row = packed(s[i])
+        visible = packed(mask[b, h, min(i0 + i, mask.shape[2] - 1), j0 : j0 + row.size])
         for j in range(row.size):
-            row[j] = row[j] if visible[j0 + j] else hidden
+            row[j] = row[j] if visible[j] else hidden
 
 
 @block
@@ -103,9 +104,10 @@ def add_bias(s, bias, batch, head, i0, j0):
     """s += the tile of bias (batch|1, heads|1, n_q|1, n_k) that begins at (i0, j0)."""
     b, h = min(batch, bias.shape[0] - 1), min(head, bias.shape[1] - 1)
     for i in range(s.shape[0]):
-        row, added = packed(s[i]), bias[b, h, min(i0 + i, bias.shape[2] - 1)]
+        row = packed(s[i])
+        added = packed(bias[b, h, min(i0 + i, bias.shape[2] - 1), j0 : j0 + row.size])
         for j in range(row.size):
-            row[j] += added[j0 + j]
+            row[j] += added[j]
 
 
 @worker

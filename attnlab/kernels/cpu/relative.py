@@ -36,9 +36,9 @@ def add_diagonals(s, by_offset):
     """s[i, j] += by_offset[i, j - i + rows - 1]; s (rows, columns), by_offset wider by rows - 1."""
     rows, columns = s.shape
     for i in range(rows):
-        row, shifted = packed(s[i]), packed(by_offset[i])
+        row, shifted = packed(s[i]), packed(by_offset[i, rows - 1 - i :])
         for j in range(columns):
-            row[j] += shifted[rows - 1 - i + j]
+            row[j] += shifted[j]
 
 
 @block

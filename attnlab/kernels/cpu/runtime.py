@@ -185,7 +185,7 @@ def fetch_add(typingctx, counter, value):
 # --- arrays ----------------------------------------------------------------------------------
 
 
-def contiguous(array: np.ndarray, dtype: np.typing.DTypeLike = None) -> np.ndarray:
+def contiguous(array: np.ndarray, dtype: np.typing.DTypeLike | None = None) -> np.ndarray:
     """The array itself if it is C-contiguous, writable and of that dtype, else a copy that is.
 
     A kernel has one compiled form for each dtype; strided or read-only input would add more.
