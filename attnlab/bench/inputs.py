@@ -126,6 +126,11 @@ def place(op: Operation, backend: str, kwargs: dict[str, Any], device: bool) -> 
 
 
 def _to_gpu(value: Any) -> Any:
+    """Tensors on the device, if torch has one (in the simulator it has not)."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return value
     if isinstance(value, Mapping):
         return {k: _to_gpu(v) for k, v in value.items()}
     if isinstance(value, list) and any(hasattr(v, "cuda") or isinstance(v, Mapping) for v in value):
@@ -142,7 +147,7 @@ def synchronize(backend: str, device: bool) -> Callable[[], None] | None:
     if backend == "torch" and device:
         import torch
 
-        return torch.cuda.synchronize
+        return torch.cuda.synchronize if torch.cuda.is_available() else None
     return None
 
 

@@ -65,8 +65,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(threads: int) -> Machine:
-    """The machine, with `threads` threads in use."""
+def describe(threads: int, device: bool = False) -> Machine:
+    """The machine, with `threads` threads in use; `device` names the CUDA device, too."""
     versions = {}
     for package in ("attnlab", "numpy", "numba", "torch"):
         try:
@@ -81,7 +81,19 @@ def describe(threads: int) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions,
+        gpu=_device_name() if device else "",
     )
+
+
+def _device_name() -> str:
+    from attnlab.kernels.cuda.device import simulated
+
+    if simulated():
+        return "Numba's simulator (its times mean nothing)"
+    from numba import cuda
+
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _cpu_model() -> str:
@@ -166,12 +178,39 @@ def pin_threads(threads: int) -> ExitStack:
     return stack
 
 
-def measure_rates(threads: int, seconds: float = 0.3) -> Rates:
+def measure_rates(threads: int, seconds: float = 0.3, device: bool = False) -> Rates:
     """The best of as many tries as fit in `seconds` each: the rates that this machine can reach.
 
-    The caller has pinned the threads.
+    The caller has pinned the threads. `device`: the rates of the CUDA device, by torch; where torch has
+    none, the processor's.
     """
+    if device:
+        import torch
+
+        if torch.cuda.is_available():
+            return _device_rates(seconds)
     return Rates(_gemm(np.float32, seconds), _gemm(np.float64, seconds), _copy(threads, seconds))
+
+
+def _device_rates(seconds: float, n: int = 4096, size: int = 2**30) -> Rates:
+    import torch
+
+    def done(call: Any) -> Any:
+        def waited() -> None:
+            call()
+            torch.cuda.synchronize()
+
+        return waited
+
+    def gemm(dtype: Any) -> float:
+        a = torch.randn(n, n, device="cuda", dtype=dtype)
+        out = torch.empty_like(a)
+        return 2 * n**3 / _best(done(lambda: torch.mm(a, a, out=out)), seconds)
+
+    source = torch.ones(size // 4, device="cuda")
+    target = torch.empty_like(source)
+    copy = 2 * size / _best(done(lambda: target.copy_(source)), seconds)
+    return Rates(gemm(torch.float32), gemm(torch.float64), copy)
 
 
 def _gemm(dtype: Any, seconds: float, n: int = 1024) -> float:

@@ -40,6 +40,11 @@ class Plan:
     insisted: bool = False  # the backends were asked for by name
 
     @property
+    def device(self) -> bool:
+        """Whether arrays live on the CUDA device: cuda was asked for, torch at most beside it."""
+        return self.insisted and "cuda" in self.backends and set(self.backends) <= {"cuda", "torch"}
+
+    @property
     def series(self) -> list[tuple[Target, str]]:
         """Operation and backend; an added baseline's reference is nobody's rival."""
         return [

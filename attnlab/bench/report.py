@@ -149,6 +149,8 @@ class Report:
             ("caveat", power_caveat()),
             ("inputs", f"{s.dtype}, seed {s.seed}, backends {', '.join(plan.backends)}"),
         ]  # fmt: skip
+        if machine.gpu:
+            rows.append(("device", machine.gpu))
         if s.preset:
             rows.append(("preset", f"{s.preset}: {PRESETS[s.preset].about}"))
         grid = Table.grid(padding=(0, 2))

@@ -55,7 +55,7 @@ class Runner:
     ):
         self.settings, self.plan, self.results = settings, plan, results
         self.state, self.progress = state, progress
-        self.device = settings.preset == "gpu-long" or set(plan.backends) == {"cuda"}
+        self.device = plan.device
         # baselines first: without them nothing else can be judged when the budget ends early
         self.order = sorted(plan.targets, key=lambda target: not target.baseline)
         self.done = {(p.series, p.n) for p in results.points}
@@ -75,7 +75,7 @@ class Runner:
                 for n in sorted(self.settings.ns):
                     self._size(n, passed, template)
                     if self._left() > 1:
-                        again = measure_rates(self.settings.threads, RATES_SECONDS)
+                        again = measure_rates(self.settings.threads, RATES_SECONDS, self.device)
                         results.rates = results.rates.best(again)
         except KeyboardInterrupt:
             results.interrupted = True

@@ -178,10 +178,10 @@ def _run(
     report = Report(console)
     _import(plan.backends)
     with machine.pin_threads(settings.threads):
-        here = machine.describe(settings.threads)
+        here = machine.describe(settings.threads, plan.device)
         state = State(settings, here)
         rates, kept = resumed(state, resume)
-        rates = rates or machine.measure_rates(settings.threads)
+        rates = rates or machine.measure_rates(settings.threads, device=plan.device)
         results = Results(settings, here, rates, plan.notes, points=kept)
         results.started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         results.estimate = planning.estimate(plan, settings, rates)
