@@ -15,7 +15,7 @@ from attnlab.expressions import evaluate
 class OperationModule(nn.Module):
     """An operation as a layer: weights are parameters, options are fixed, inputs are arguments.
 
-        layer = find("lightning").operation("gla").module(num_heads=4, hidden=64)
+        layer = find("lightning").operation("gla").module(num_heads=4, dim=64)
         y = layer(x=x).y
 
     `sizes` gives the dimensions that the weights' shapes name, and options. Weights start from

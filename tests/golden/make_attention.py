@@ -31,7 +31,10 @@ def attend(q, k, v, mask, bias, causal, scale, cot):
                 for j in range(m):
                     hidden = causal and j > i + m - n
                     if mask is not None:
-                        hidden = hidden or not mask[b % mask.shape[0], h % mask.shape[1], i % mask.shape[2], j]
+                        hidden = (
+                            hidden
+                            or not mask[b % mask.shape[0], h % mask.shape[1], i % mask.shape[2], j]
+                        )
                     if hidden:
                         continue
                     s = math.fsum(q[b, h, i, c] * k[b, g, j, c] for c in range(dim)) * scale
@@ -99,12 +102,17 @@ def main() -> None:
             "operation": "attend",
             "options": {"causal": c.get("causal", False), "scale": scale},
             "loss": {"cotangent": {"out": "cot"}},
-            "rtol": 1e-10, "atol": 1e-12,
+            "rtol": 1e-10,
+            "atol": 1e-12,
             "note": notes.get(name, ""),
         }
     here = Path(__file__).parent
     np.savez_compressed(here / "attention.npz", **arrays)
-    text = {"source": "this project", "callable": "tests/golden/make_attention.py:attend", "cases": described}
+    text = {
+        "source": "this project",
+        "callable": "tests/golden/make_attention.py:attend",
+        "cases": described,
+    }
     (here / "attention.json").write_text(json.dumps(text, indent=1) + "\n")
 
 
