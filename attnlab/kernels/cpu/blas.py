@@ -40,6 +40,7 @@ def _gemm(transpose, rows, columns, inner, scalars, a, b, c):
 def _gemm_overload(transpose, rows, columns, inner, scalars, a, b, c):
     routine, kind = (_sgemm, _S) if a.dtype == types.float32 else (_dgemm, _D)
 
+    # The stride of an axis of size 1 means nothing and may be anything: a row is the least.
     # BLAS sees row-major C as C^T = B^T A^T: operands and sizes swap
     def call(transpose, rows, columns, inner, scalars, a, b, c):
         size = a.itemsize
@@ -53,12 +54,12 @@ def _gemm_overload(transpose, rows, columns, inner, scalars, a, b, c):
             inner,
             scalars.ctypes,
             b.ctypes,
-            max(ldb, 1),
+            max(ldb, b.shape[1], 1),
             a.ctypes,
-            max(lda, 1),
+            max(lda, a.shape[1], 1),
             scalars[1:].ctypes,
             c.ctypes,
-            max(ldc, 1),
+            max(ldc, c.shape[1], 1),
         )
 
     return call
