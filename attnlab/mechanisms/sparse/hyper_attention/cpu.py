@@ -17,9 +17,9 @@ from attnlab.kernels.cpu.runtime import run_workers, single_threaded_blas
 from attnlab.kernels.cpu.sortlsh import attend_blocks, sign_buckets, sort_by_bucket
 
 from . import EXHIBIT
-from .plan import Problem, draw_projection, draw_samples, problems, segments
+from .plan import Problem, draw_projection, draw_samples, few_buckets, problems, ranges, segments
 
-MANY_BUCKETS = 2**16
+COUNTABLE = 2**16  # buckets that are counted as they are
 
 
 def buckets(
@@ -31,15 +31,6 @@ def buckets(
     rows, flat = x.reshape(-1, x.shape[3]), bucket.reshape(-1)
     run_workers(sign_buckets, rows, np.ascontiguousarray(P), flat, np.zeros(1, np.int64))
     return bucket
-
-
-def few_buckets(q_hash: np.ndarray, k_hash: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same order with numbers small enough to count; 0, the bucket of zero rows, stays 0."""
-    if max(q_hash.max(), k_hash.max()) < MANY_BUCKETS:
-        return q_hash, k_hash
-    both = np.concatenate([[0], q_hash.ravel(), k_hash.ravel()])
-    rank = np.unique(both, return_inverse=True)[1][1:]
-    return rank[: q_hash.size].reshape(q_hash.shape), rank[q_hash.size :].reshape(k_hash.shape)
 
 
 def triangles(
@@ -68,15 +59,15 @@ def solve(
     v: np.ndarray,
     hashed: tuple[np.ndarray, np.ndarray],
     samples: Int[np.ndarray, "batch _ S"] | None,
-    ranges: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    where: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     scale: float,
     flags: tuple[bool, bool, bool],
     out: np.ndarray,
     lse: np.ndarray,
 ) -> None:
-    """All segments of one problem size into out and lse; ranges: first and real rows of q and k."""
+    """All segments of one problem size into out and lse; where: first and real rows of q and k."""
     batch, heads, _, dim = q.shape
-    first_q, real_q, first_k, real_k = ranges
+    first_q, real_q, first_k, real_k = where
     many = len(first_q)
     count = int(max(h.max() for h in hashed)) + 1
     order_q = scratch.empty((batch, heads, many, problem.queries), np.int64)
@@ -128,7 +119,7 @@ def attend(
 
     with single_threaded_blas():
         q_hash, k_hash = (buckets(x, P.astype(q.dtype, copy=False)) for x in (q, k))
-        hashed = few_buckets(q_hash, k_hash)
+        hashed = few_buckets(q_hash, k_hash, COUNTABLE)
         if not found:
             out, lse = flash_attention(q, k, v, scale=scale, causal=causal)
         elif causal:
@@ -136,13 +127,7 @@ def attend(
         else:
             out, lse = scratch.empty(q.shape, q.dtype), scratch.empty((batch, heads, n), q.dtype)
         for problem in found:  # deepest level first
-            if causal:
-                first, real = segments(n, problem.level)
-                below = np.maximum(real - problem.queries, 0)
-                ranges = (first + problem.queries, below, first, np.minimum(real, problem.keys))
-            else:
-                whole = np.zeros(1, np.int64)
-                ranges = (whole, whole + n, whole, whole + keys)
             samples = next(draws) if problem.sampled else None
-            solve(problem, q, k, v, hashed, samples, ranges, scale, flags, out, lse)
+            where = ranges(problem, n, keys, causal)
+            solve(problem, q, k, v, hashed, samples, where, scale, flags, out, lse)
     return {"out": out, "lse": lse[..., None], "q_hash": q_hash, "k_hash": k_hash}

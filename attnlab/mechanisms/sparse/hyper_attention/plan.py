@@ -100,3 +100,29 @@ def segments(n: int, level: int) -> tuple[np.ndarray, np.ndarray]:
         first = np.stack([first, first + n], axis=1).reshape(-1)
         real = np.stack([np.minimum(real, n), np.maximum(real - n, 0)], axis=1).reshape(-1)
     return first, real
+
+
+def ranges(
+    problem: Problem, n: int, keys: int, causal: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """First row and number of real rows of each segment's queries, and the same of its keys.
+
+    Under a causal mask the queries are a segment's second half and the keys its first.
+    """
+    if not causal:
+        whole = np.zeros(1, np.int64)
+        return whole, whole + n, whole, whole + keys
+    first, real = segments(n, problem.level)
+    below = np.maximum(real - problem.queries, 0)
+    return first + problem.queries, below, first, np.minimum(real, problem.keys)
+
+
+def few_buckets(
+    q_hash: np.ndarray, k_hash: np.ndarray, countable: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same order with small numbers, if some reach `countable`; 0, that of zero rows, stays 0."""
+    if max(q_hash.max(), k_hash.max()) < countable:
+        return q_hash, k_hash
+    both = np.concatenate([[0], q_hash.ravel(), k_hash.ravel()])
+    rank = np.unique(both, return_inverse=True)[1][1:]
+    return rank[: q_hash.size].reshape(q_hash.shape), rank[q_hash.size :].reshape(k_hash.shape)
