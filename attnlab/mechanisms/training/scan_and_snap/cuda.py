@@ -33,10 +33,10 @@ def loss(
     keys = length if attn_include_base_token else length - 1
     _mix_kernel()[batch, THREADS](x, K2, keys, normalize, residual, u)
     logits = matmul(u.reshape(1, batch, M), K1.reshape(1, M, M), transposed=True)
-    each, mean = device.empty(batch, K1.dtype), device.empty(1, K1.dtype)
+    each, mean = device.empty(batch, K1.dtype), device.empty((), K1.dtype)
     _loss_kernel()[device.blocks(batch), THREADS](logits, label, each)
     _mean_kernel()[1, 1](each, mean)
-    return {"loss": mean.copy_to_host()[0]}  # one number: it comes to the host
+    return {"loss": mean}
 
 
 @cache
@@ -53,8 +53,8 @@ def _mix_kernel() -> Any:
         if thread == 0:  # M numbers: one thread is enough, and its sum has a fixed order
             largest = K2[m, x[i, 0]]
             for l in range(row.size):
-                if row[l] > 0:
-                    largest = max(largest, K2[m, l])
+                if row[l] > 0 and K2[m, l] > largest:
+                    largest = K2[m, l]
             total = K2[m, 0] * 0
             for l in range(row.size):
                 if row[l] > 0:
@@ -85,7 +85,8 @@ def _loss_kernel() -> Any:
         row = logits[0, i]
         largest = row[0]
         for l in range(1, row.size):
-            largest = max(largest, row[l])
+            if row[l] > largest:
+                largest = row[l]
         total = largest * 0
         for l in range(row.size):
             total += math.exp(row[l] - largest)
@@ -101,6 +102,6 @@ def _mean_kernel() -> Any:
         total = each[0]
         for i in range(1, each.size):
             total += each[i]
-        mean[0] = total / each.size
+        mean[()] = total / each.size
 
     return kernel

@@ -1,0 +1,112 @@
+"""Head isolation on CUDA: rotated projections, tiled attention, a factor a head before Wo."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba import cuda
+
+from attnlab.kernels.cuda import device
+from attnlab.kernels.cuda.device import THREADS
+from attnlab.kernels.cuda.flash import flash, weights
+from attnlab.kernels.cuda.matmul import linear
+
+from . import EXHIBIT
+
+
+@EXHIBIT.path
+def isolate_head(
+    hidden: Any,
+    cos: Any,
+    sin: Any,
+    Wq: Any,
+    Wk: Any,
+    Wv: Any,
+    Wo: Any,
+    *,
+    n_heads: int,
+    n_kv_heads: int | None = None,
+    keep_head: int,
+    coefficient: float = 0.0,
+    want: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """See the reference."""
+    batch, n, width = hidden.shape
+    dim, h = cos.shape[1], keep_head % n_heads
+    dtype = hidden.dtype
+
+    def split(W: Any, turned: bool) -> Any:
+        heads = W.shape[0] // dim
+        out = device.empty((batch, heads, n, dim), dtype)
+        grid = (device.blocks(dim * n), heads, batch)
+        _split_kernel()[grid, THREADS](linear(hidden, W), cos, sin, turned, out)
+        return out
+
+    def merge(c: float) -> Any:  # (batch, n, heads * dim), heads other than h times c
+        rows = device.empty((batch, n, n_heads * dim), dtype)
+        grid = (device.blocks(n_heads * dim), n, batch)
+        _merge_kernel()[grid, THREADS](O, h, dtype.type(c), rows)
+        return rows
+
+    q, k, v = split(Wq, True), split(Wk, True), split(Wv, False)
+    O, lse = flash(q, k, v, scale=dim**-0.5, causal=True)
+    made = {"isolated_paper": linear(merge(coefficient), Wo)}
+    if want & {"plain", "isolated_code"}:
+        plain = linear(merge(1.0), Wo)
+        code = device.empty(plain.shape, dtype)
+        grid = (device.blocks(width), n, batch)
+        _slice_kernel()[grid, THREADS](plain, h, width // n_heads, dtype.type(coefficient), code)
+        made |= {"plain": plain, "isolated_code": code}
+    if "attn" in want:
+        made["attn"] = weights(q, k, lse, scale=dim**-0.5, causal=True)
+    return made
+
+
+@cache
+def _split_kernel() -> Any:
+    @cuda.jit
+    def kernel(rows, cos, sin, turned, out):
+        """out (batch, heads, n, dim) <- rows (batch, n, heads * dim), turned by rope if asked to."""
+        place, h, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        n, dim = out.shape[2], out.shape[3]
+        i, d, half = place // dim, place % dim, dim // 2
+        if i >= n:
+            return
+        z = rows[b, i, h * dim + d]
+        if turned:
+            z *= cos[i, d]
+            if d < half:
+                z -= rows[b, i, h * dim + d + half] * sin[i, d]
+            else:
+                z += rows[b, i, h * dim + d - half] * sin[i, d]
+        out[b, h, i, d] = z
+
+    return kernel
+
+
+@cache
+def _merge_kernel() -> Any:
+    @cuda.jit
+    def kernel(O, kept, c, rows):
+        """(7): rows (batch, n, heads * dim) <- O (batch, heads, n, dim), all but one head times c."""
+        place, i, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        dim = O.shape[3]
+        if place < rows.shape[2]:
+            value = O[b, place // dim, i, place % dim]
+            rows[b, i, place] = value if place // dim == kept else c * value
+
+    return kernel
+
+
+@cache
+def _slice_kernel() -> Any:
+    @cuda.jit
+    def kernel(plain, kept, size, c, code):
+        """(8): slices of the projected state, all but one times c."""
+        place, i, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        if place < plain.shape[2]:
+            value = plain[b, i, place]
+            code[b, i, place] = value if place // size == kept else c * value
+
+    return kernel
