@@ -59,10 +59,9 @@ def verdict(new: list[float], old: list[float], seed: int = 0) -> tuple[Interval
     A difference is one only if the bootstrap interval of the ratio leaves out 1, the runs' p20–p80
     do not overlap, and it is at least LEAST.
     """
-    if min(len(new), len(old)) < 3:
-        value = statistics.median(new) / statistics.median(old)
-        return Interval(value, 0.0, math.inf), "too few samples"
     ratio = fit.ratio(new, old, seed)
+    if math.isinf(ratio.high):
+        return ratio, "too few samples"
     (new_low, new_high), (old_low, old_high) = (np.quantile(x, (0.2, 0.8)) for x in (new, old))
     if ratio.high < 1 and new_high < old_low and ratio.value <= 1 - LEAST:
         return ratio, "faster"

@@ -15,6 +15,8 @@ import numpy as np
 
 Times = Sequence[float] | Sequence[Sequence[float]]
 RESAMPLES = 2000
+# Fewer samples say nothing about their spread.
+ENOUGH = 3
 # An exponent agrees with a claim within this much; interval and margin together give the verdict.
 MARGIN = 0.15
 # A fit uses the sizes within this factor of the largest: growth laws are about large n.
@@ -111,7 +113,10 @@ def resampled_medians(samples: Sequence[float], rng: np.random.Generator) -> np.
 
 
 def ratio(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Interval:
-    """median(above) / median(below), with its bootstrap interval over the raw samples."""
+    """median(above) / median(below), with its bootstrap interval over the raw samples; from fewer than
+    three samples the interval is everything."""
+    if min(len(above), len(below)) < ENOUGH:
+        return Interval(float(np.median(above) / np.median(below)), 0.0, math.inf)
     rng = np.random.default_rng(seed)
     drawn = resampled_medians(above, rng) / resampled_medians(below, rng)
     low, high = np.quantile(drawn, (0.025, 0.975))
@@ -143,6 +148,8 @@ def crossover(
     )
     places = np.sort([_crossing(np.log(n), column) for column in drawn.T])
     low, high = (places[round(q * (RESAMPLES - 1))] for q in (0.025, 0.975))
+    if min(map(len, (*cand, *base))) < ENOUGH:
+        low, high = -math.inf, math.inf
     with np.errstate(over="ignore"):
         at = Interval(*(float(np.exp(v)) for v in (found, low, high)))
     return Crossover("at", at, speedup, int(n[-1]))

@@ -392,8 +392,11 @@ def _exponent(growth: Growth | None) -> str:
     if growth is None:
         return "–"
     half = (growth.fitted.high - growth.fitted.low) / 2
-    spread = f" ± {half:.2f}" if math.isfinite(half) else ""
-    return f"{growth.fitted.slope:.2f}{spread}" + (f" {growth.verdict}" if growth.verdict else "")
+    if not math.isfinite(half):
+        return "–"  # two sizes always lie on a line
+    return f"{growth.fitted.slope:.2f} ± {half:.2f}" + (
+        f" {growth.verdict}" if growth.verdict else ""
+    )
 
 
 def _where(versus: Crossover) -> str:
@@ -410,7 +413,12 @@ def _bounds(interval: Interval, smallest: str = "below the smallest n") -> str:
 
 def _crossover(versus: Crossover) -> str:
     speed = versus.speedup
-    at = f"{number(speed.value)}× [{number(speed.low)}, {number(speed.high)}] at n = {versus.largest}"
+    spread = (
+        f"[{number(speed.low)}, {number(speed.high)}]"
+        if math.isfinite(speed.high)
+        else "(too few samples for an interval)"
+    )
+    at = f"{number(speed.value)}× {spread} at n = {versus.largest}"
     if versus.where == "always":
         return f"faster than plain attention at every n measured; {at}"
     if versus.where == "never":

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 DEFAULT_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+ALL_SIZES = (128, 512, 1024, 2048)  # of all mechanisms at once: more would not fit in the budget
 
 
 @dataclass(frozen=True)

@@ -295,14 +295,15 @@ def _progress(total: int, console: Console) -> Any:
 def _settings(preset: str | None, asked: dict[str, Any]) -> Settings:
     from dataclasses import replace
 
-    from attnlab.bench.settings import PRESETS, Settings, with_preset
+    from attnlab.bench.settings import ALL_SIZES, PRESETS, Settings, with_preset
 
     if preset == "quick" and not asked["names"]:
         asked["memory"] = False  # a process for each point of every mechanism takes minutes
     if preset is not None:
         return with_preset(_choice("--preset", preset, tuple(PRESETS)), asked)
     # one mechanism's benchmark is something to wait for; all of them take longer
-    return replace(Settings(budget=120.0 if asked["names"] else 300.0), **asked)
+    plain = Settings(budget=120.0) if asked["names"] else Settings(ns=ALL_SIZES, budget=300.0)
+    return replace(plain, **asked)
 
 
 def _choice(flag: str, value: str, known: tuple[str, ...]) -> str:

@@ -146,6 +146,10 @@ def test_equal_runs_hardly_ever_differ() -> None:
 
 
 def test_one_sample_decides_nothing() -> None:
+    assert fit.ratio([2.0], [1.0, 1.1, 1.2]).high == math.inf
+    found = fit.crossover([1, 2], [[3.0], [1.0]], [[2.0] * 5, [2.0] * 5])
+    assert found.n is not None
+    assert (found.n.low, found.n.high) == (0.0, math.inf)
     assert compare.verdict([1.0], [9.0, 9.1, 9.2])[1] == "too few samples"
 
 
