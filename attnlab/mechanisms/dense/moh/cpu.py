@@ -23,7 +23,8 @@ from . import EXHIBIT
 @block
 def choose(p, K, chosen):
     """chosen <- whether each of p is among the K largest, of equals the lower index first."""
-    chosen[:] = False
+    for e in range(p.size):
+        chosen[e] = False
     for _ in range(K):
         best = -1
         for e in range(p.size):
@@ -43,15 +44,15 @@ def route(logits, gates, p, chosen, S, K, tile, counter):
         if begin >= rows:
             break
         for i in range(begin, min(begin + tile, rows)):
-            shared = gates[i, :S]
-            shared[:] = 1
+            for e in range(S):
+                gates[i, e] = logits[i, E + e] if weighs else 1
             if weighs:
-                shared[:] = logits[i, E : E + S]
-                softmax_row(shared)
+                softmax_row(gates[i, :S])
                 for e in range(S):
-                    shared[e] *= S
+                    gates[i, e] *= S
             if E > 0:
-                p[i] = logits[i, :E]
+                for e in range(E):
+                    p[i, e] = logits[i, e]
                 softmax_row(p[i])
                 choose(p[i], K, chosen[i])
             mass = p.dtype.type(0)
