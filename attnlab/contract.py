@@ -276,7 +276,24 @@ class Operation:
         drawn = self.example(
             n, np.random.default_rng(seed), **{k: v for k, v in sizes.items() if k in self.sizes}
         )
-        return {k: _cast(v, dtype) for k, v in (drawn | options).items()}
+        return as_dtype(drawn | options, dtype)
+
+    def prepared(
+        self, n: int, seed: int = 0, dtype: str = "float64", backend: str = "numpy", **sizes: Any
+    ) -> dict[str, Any]:
+        """What the preparing operation supplies for size n, made on `backend` where it has that
+        path; nothing where no operation prepares. A whole call is `prepared(…) | sample(…)`.
+        """
+        if not self.prepare:
+            return {}
+        builder = self.exhibit.operation(self.prepare)
+        shared = {k: v for k, v in sizes.items() if k in builder.sizes or builder.option(k)}
+        path = backend if backend in builder.paths else "numpy"
+        given = builder.sample(n, seed, dtype, **shared)
+        made = self.exhibit.run(builder.name, backend=path, want="all", **given)._asdict()
+        return {
+            a.keyword: made[a.keyword] for a in self.arguments if made.get(a.keyword) is not None
+        }
 
     def module(self, **sizes: Any) -> Any:
         """A torch `nn.Module` that owns the arrays marked as weights (see `attnlab.module`)."""
@@ -285,13 +302,14 @@ class Operation:
         return OperationModule(self, sizes)
 
 
-def _cast(value: Any, dtype: str) -> Any:
+def as_dtype(value: Any, dtype: str) -> Any:
+    """`value` with every floating-point array in it as `dtype`; lists and mappings are entered."""
+    if isinstance(value, Mapping):
+        return {k: as_dtype(v, dtype) for k, v in value.items()}
+    if isinstance(value, list) and any(isinstance(v, np.ndarray | Mapping | list) for v in value):
+        return [as_dtype(v, dtype) for v in value]
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(dtype, copy=False)
-    if isinstance(value, list) and any(isinstance(v, np.ndarray | Mapping | list) for v in value):
-        return [_cast(v, dtype) for v in value]
-    if isinstance(value, Mapping):
-        return {k: _cast(v, dtype) for k, v in value.items()}
     return value
 
 

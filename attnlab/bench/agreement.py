@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.bench.inputs import Target, prepare, with_dtype
 from attnlab.bench.timing import once, time_calls
-from attnlab.contract import BACKENDS, BackendUnavailable, InputError, Operation
+from attnlab.contract import BACKENDS, BackendUnavailable, InputError, Operation, as_dtype
 from attnlab.flat import flatten
 
 
@@ -43,11 +42,8 @@ def inputs(
 
     Raises InputError where the operation takes no queries, keys and values.
     """
-    target = Target(op.exhibit.name, op.name)
-    made, _ = prepare(target, "numpy", n, dtype, seed, sizes)
-    drawn = made | op.sample(n, seed, dtype, **sizes)
     if text is None:
-        return drawn
+        return op.prepared(n, seed, dtype, **sizes) | op.sample(n, seed, dtype, **sizes)
     names = {spec.keyword: spec.shape for spec in op.inputs if hasattr(spec, "shape")}
     if not {"q", "k", "v"} <= names.keys():
         raise InputError(
@@ -61,16 +57,20 @@ def inputs(
     asked = {"batch": 1, "heads": heads, "dim": dim}
     fitting = {k: v for k, v in asked.items() if k in op.sizes} | sizes
     beside = op.sample(length, seed, dtype, **fitting)
-    return beside | with_dtype(dict(real), dtype)
+    return beside | as_dtype(dict(real), dtype)
 
 
 def run(
-    op: Operation, kwargs: Mapping[str, Any], backends: Iterable[str] | None = None, repeat: int = 5
+    op: Operation,
+    kwargs: Mapping[str, Any],
+    backends: Iterable[str] | None = None,
+    repeat: int = 5,
+    refuse: bool = True,
 ) -> list[PathResult]:
     """Every path of the operation on the same arguments. A path named in `backends` that cannot run
-    raises its reason; without names it is a row with the reason."""
-    explicit = backends is not None
-    exact = _outputs(op, "numpy", with_dtype(dict(kwargs), "float64"))
+    raises its reason; without names, or with refuse=False, it is a row with the reason."""
+    explicit = backends is not None and refuse
+    exact = _outputs(op, "numpy", as_dtype(dict(kwargs), "float64"))
     results: list[PathResult] = []
     calls: dict[str, Callable[[], Any]] = {}
     for backend in backends or [b for b in BACKENDS if b in op.paths]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from attnlab import registry
-from attnlab.bench.inputs import Target, prepare, with_dtype
+from attnlab.bench.inputs import Target, prepare
 from attnlab.bench.timing import once
-from attnlab.contract import BackendUnavailable
+from attnlab.contract import BackendUnavailable, as_dtype
 from attnlab.flat import flatten
 
 DOUBLE = 1e-9  # tolerance in float64, relative and absolute
@@ -52,7 +52,7 @@ class Reference:
         self.target, self.n, self.dtype = target, n, dtype
         made, _ = prepare(target, "numpy", n, dtype, seed, sizes)
         self.inputs = made | target.op.sample(n, seed, dtype, **sizes)
-        self.exact = self.outputs("numpy", with_dtype(self.inputs, "float64"))[1]
+        self.exact = self.outputs("numpy", as_dtype(self.inputs, "float64"))[1]
 
     def outputs(self, backend: str, kwargs: dict[str, Any]) -> tuple[float, dict[str, np.ndarray]]:
         """Seconds of the call, and its outputs, flat."""
@@ -73,7 +73,7 @@ class Reference:
             if error <= tolerance:
                 return Gate(True, self.n, error, tolerance, first)
             if self.dtype == "float32" and share <= FLIPPED:
-                _, double = self.outputs(backend, with_dtype(self.inputs, "float64"))
+                _, double = self.outputs(backend, as_dtype(self.inputs, "float64"))
                 exact, limit, _, _ = compare(double, self.exact, DOUBLE, DOUBLE)
                 if exact <= limit:
                     note = f"rounding to float32 flips choices ({share:.1%} of {where} differ)"

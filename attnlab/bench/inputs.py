@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from attnlab import registry
 from attnlab.checks import check, convert
 from attnlab.contract import InputError, Operation
@@ -84,30 +82,11 @@ def prepare(
 ) -> tuple[dict[str, Any], float | None]:
     """What the preparing operation supplies, made on the same backend where it has the path, and the
     seconds that took; ({}, None) where nothing is prepared."""
-    op = target.op
-    if not op.prepare:
+    if not target.op.prepare:
         return {}, None
-    builder = op.exhibit.operation(op.prepare)
-    shared = {k: v for k, v in sizes.items() if k in builder.sizes or builder.option(k)}
-    given = builder.sample(n, seed, dtype, **shared)
-    path = backend if backend in builder.paths else "numpy"
     begun = time.perf_counter()
-    made = op.exhibit.run(builder.name, backend=path, want="all", **given)._asdict()
-    seconds = time.perf_counter() - begun
-    return {
-        a.keyword: made[a.keyword] for a in op.arguments if made.get(a.keyword) is not None
-    }, seconds
-
-
-def with_dtype(value: Any, dtype: str) -> Any:
-    """Floating-point arrays as `dtype`, whatever they are nested in."""
-    if isinstance(value, Mapping):
-        return {k: with_dtype(v, dtype) for k, v in value.items()}
-    if isinstance(value, list) and not all(np.isscalar(v) for v in value):
-        return [with_dtype(v, dtype) for v in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(dtype, copy=False)
-    return value
+    made = target.op.prepared(n, seed, dtype, backend, **sizes)
+    return made, time.perf_counter() - begun
 
 
 def held(op: Operation, kwargs: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from attnlab.contract import Operation, as_dtype
 from attnlab.lesson import pieces
 from attnlab.lesson.session import current
 
@@ -32,31 +33,22 @@ def compare(
     machine cannot run is listed with the reason. Returns {backend: {"error", "seconds"}}.
     """
     from attnlab import registry
-    from attnlab.contract import BACKENDS, BackendUnavailable
+    from attnlab.bench import agreement
 
     card = registry.find(exhibit)
     op = card.operation(operation)
-    given = dict(inputs) if inputs is not None else draw_inputs(op, n, dtype, **sizes)
-    given = as_dtype(given, dtype)
-    exact = card.run(op.name, backend="numpy", **as_dtype(given, "float64"))
-    result, rows, reasons = pieces.Measured(), [], []
-    for backend in backends or [b for b in BACKENDS if b in op.paths]:
-        call = _caller(card, op.name, backend, given)
-        try:
-            first, out = _timed(call)
-        except BackendUnavailable as reason:
-            reasons.append(f"{backend} was not run: {reason}")
-            rows.append([backend, "not run", "–", "–"])
+    given = as_dtype(dict(inputs) if inputs is not None else draw(op, n, dtype, sizes), dtype)
+    result, rows = pieces.Measured(), []
+    for row in agreement.run(op, given, backends, repeat, refuse=False):
+        if row.reason:
+            rows.append([row.backend, "not run", row.reason])
             continue
-        seconds = statistics.median(_timed(call)[0] for _ in range(repeat))
-        error, where = _difference(exact, out)
-        result[backend] = {"error": error, "seconds": seconds, "first": first}
-        shown = f"{error:.1e}" + (f" ({where})" if where else "")
-        rows.append([backend, shown, _seconds(seconds), _seconds(first)])
+        where, error = max(row.errors.items(), key=lambda item: item[1])
+        result[row.backend] = {"error": error, "seconds": row.seconds, "first": row.first}
+        named = f" ({where})" if len(row.errors) > 1 else ""
+        rows.append([row.backend, f"{error:.1e}{named}", _seconds(row.seconds or 0.0)])
     title = f"{card.title}: {op.name}, {dtype}, against float64"
-    current().emit(pieces.Table(rows, ["path", "largest error", "time", "first call"], title))
-    if reasons:
-        print("\n".join(reasons))
+    current().emit(pieces.Table(rows, ["path", "largest error", "time"], title))
     return result
 
 
@@ -81,6 +73,8 @@ def cost(
     growing when one call takes over a tenth of `budget` seconds (20, or 4 in a quick run).
     Returns {"seconds": {label: {n: median}}, "exponent": {label: (slope, low, high)}}.
     """
+    from attnlab.bench.fit import exponent
+
     makers = _makers(what, operation, backends, dtype, sizes) if isinstance(what, str) else what
     budget = budget or (4.0 if current().quick else 20.0)
     samples: dict[str, dict[int, list[float]]] = {label: {} for label in makers}
@@ -105,57 +99,18 @@ def cost(
         label: {n: statistics.median(times) for n, times in of.items()}
         for label, of in samples.items()
     }
-    exponents = {label: fit(of) for label, of in medians.items()}
+    exponents = {}
+    for label, of in medians.items():
+        fitted = exponent(list(of), list(of.values()))
+        exponents[label] = (fitted.slope, fitted.low, fitted.high)
     _show_cost(medians, exponents, claimed, unit)
     return pieces.Measured(seconds=medians, exponent=exponents)
 
 
-def fit(times: Mapping[int, float]) -> tuple[float, float, float]:
-    """Slope of log time over log n, with the ends of its 95 % confidence interval (Student's t).
-
-    The interval is infinite with two sizes; with one, everything is NaN.
-    """
-    if len(times) < 2:
-        return (float("nan"),) * 3
-    x, y = np.log(np.array(list(times))), np.log(np.array(list(times.values())))
-    x = x - x.mean()
-    slope = float(x @ y / (x @ x))
-    freedom = len(times) - 2
-    if freedom == 0:
-        return slope, float("-inf"), float("inf")
-    from scipy.stats import t
-
-    rest = y - y.mean() - slope * x
-    half = float(t.ppf(0.975, freedom) * np.sqrt(rest @ rest / freedom / (x @ x)))
-    return slope, slope - half, slope + half
-
-
-def draw_inputs(op: Any, n: int, dtype: str = "float32", **sizes: Any) -> dict[str, Any]:
-    """Keyword arguments of size n from the operation's example and the run's seed.
-
-    What the operation's `prepare` builds (an index, a cache) is built and filled in.
-    """
+def draw(op: Operation, n: int, dtype: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of size n with the run's seed, what must be prepared included."""
     seed = current().seed
-    drawn = op.sample(n, seed=seed, dtype=dtype, **sizes)
-    if op.prepare:
-        maker = op.exhibit.operation(op.prepare)
-        known = {k: v for k, v in sizes.items() if k in maker.sizes or maker.option(k)}
-        made = op.exhibit.run(maker.name, **maker.sample(n, seed=seed, dtype=dtype, **known))
-        for spec in op.arguments:
-            if spec.keyword not in drawn and hasattr(made, spec.keyword):
-                drawn[spec.keyword] = getattr(made, spec.keyword)
-    return drawn
-
-
-def as_dtype(value: Any, dtype: str) -> Any:
-    """`value` with every floating-point array in it as `dtype`; lists and mappings are entered."""
-    if isinstance(value, Mapping):
-        return {key: as_dtype(item, dtype) for key, item in value.items()}
-    if isinstance(value, list) and any(not np.isscalar(item) for item in value):
-        return [as_dtype(item, dtype) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(dtype, copy=False)
-    return value
+    return op.prepared(n, seed, dtype, **sizes) | op.sample(n, seed, dtype, **sizes)
 
 
 def _caller(
@@ -179,46 +134,9 @@ def _makers(
     op = card.operation(operation)
 
     def maker(backend: str) -> Callable[[int], Callable[[], Any]]:
-        return lambda n: _caller(card, op.name, backend, draw_inputs(op, n, dtype, **sizes))
+        return lambda n: _caller(card, op.name, backend, draw(op, n, dtype, sizes))
 
     return {backend: maker(backend) for backend in backends}
-
-
-def _difference(exact: Any, out: Any) -> tuple[float, str]:
-    """Largest absolute difference over all outputs, and the output it is in (where there are several)."""
-    worst, where = 0.0, ""
-    for name in exact._fields:
-        error = _distance(getattr(exact, name), getattr(out, name))
-        if error > worst or not np.isfinite(error):
-            worst, where = error, name
-    several = sum(value is not None for value in exact) > 1
-    return worst, where if several else ""
-
-
-def _distance(exact: Any, got: Any) -> float:
-    if exact is None:
-        return 0.0
-    if isinstance(exact, Mapping):
-        return max((_distance(exact[key], got[key]) for key in exact), default=0.0)
-    if isinstance(exact, list):
-        if len(exact) != len(got):
-            return float("inf")
-        return max((_distance(a, b) for a, b in zip(exact, got)), default=0.0)
-    left = np.asarray(exact)
-    right = np.asarray(got.detach().cpu() if hasattr(got, "detach") else got)
-    if left.shape != right.shape:
-        return float("inf")
-    if left.dtype.kind not in "fiub":
-        return 0.0 if np.array_equal(left, right) else float("inf")
-    # Equal infinities (a masked score) are no difference.
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(left.astype(float) - right.astype(float))
-    same = (left == right) | (_isnan(left) & _isnan(right))
-    return float(np.where(same, 0.0, gap).max(initial=0.0))
-
-
-def _isnan(values: np.ndarray) -> Any:
-    return np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
 
 
 def _seconds(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnlab.checks import leaf_shapes, unify
-from attnlab.contract import Array, InputError, Operation
+from attnlab.contract import Array, InputError, Operation, as_dtype
 from attnlab.flat import flatten
 
 N = 9  # an awkward small size: odd, no multiple of any tile
@@ -22,17 +22,7 @@ def arguments(
     op: Operation, n: int = N, seed: int = 0, dtype: str = "float64", **sizes: Any
 ) -> dict[str, Any]:
     """A sample, with what the preparing operation supplies filled in."""
-    drawn = op.sample(n, seed, dtype, **sizes)
-    if op.prepare:
-        builder = op.exhibit.operation(op.prepare)
-        shared = {k: v for k, v in sizes.items() if k in builder.sizes or builder.option(k)}
-        made = op.exhibit.run(
-            builder.name, want="all", **builder.sample(n, seed, dtype, **shared)
-        )._asdict()
-        drawn = {
-            a.keyword: made[a.keyword] for a in op.arguments if made.get(a.keyword) is not None
-        } | drawn
-    return drawn
+    return op.prepared(n, seed, dtype, **sizes) | op.sample(n, seed, dtype, **sizes)
 
 
 def outputs(
@@ -67,7 +57,7 @@ def float32(op: Operation, backend: str) -> None:
     kwargs = arguments(op, 33, seed=1, dtype="float32")
     rtol, atol = op.tolerance
     made = outputs(op, backend, kwargs)
-    close(made, outputs(op, "numpy", _floats(kwargs, "float64")), rtol, atol)
+    close(made, outputs(op, "numpy", as_dtype(kwargs, "float64")), rtol, atol)
     floats = {k: v.dtype for k, v in made.items() if v.dtype.kind == "f"}
     has_floats = any(v.dtype.kind == "f" for v in _arrays(kwargs))
     assert not has_floats or all(d == np.float32 for d in floats.values()), f"outputs are {floats}"
@@ -288,10 +278,6 @@ def _map(fn: Any, value: Any) -> Any:
     if isinstance(value, list) and any(isinstance(v, np.ndarray | dict) for v in value):
         return [_map(fn, v) for v in value]
     return value
-
-
-def _floats(value: Any, dtype: str) -> Any:
-    return _map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, value)
 
 
 def _arrays(value: Any) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import properties
 import pytest
 
-from attnlab.contract import BackendUnavailable, Operation
+from attnlab.contract import BackendUnavailable, Operation, as_dtype
 from attnlab.registry import exhibits
 
 CUDA = [op for exhibit in exhibits() for op in exhibit.operations if "cuda" in op.paths]
@@ -51,9 +51,7 @@ def test_on_gpu(op: Operation, dtype: str) -> None:
     except BackendUnavailable as why:
         pytest.skip(str(why))
     rtol, atol = op.tolerance if dtype == "float32" else (1e-8, 1e-8)
-    properties.close(
-        made, properties.outputs(op, "numpy", properties._floats(kwargs, "float64")), rtol, atol
-    )
+    properties.close(made, properties.outputs(op, "numpy", as_dtype(kwargs, "float64")), rtol, atol)
 
 
 def nvvm_home() -> str | None:

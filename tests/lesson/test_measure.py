@@ -1,43 +1,6 @@
-"""The fit, the differences, and both wrappers over the registry."""
+"""Both wrappers over the registry."""
 
 import time
-
-import numpy as np
-import pytest
-
-from attnlab.lesson import measure
-
-
-def test_fit_finds_the_exponent_of_a_power():
-    slope, low, high = measure.fit({n: 3e-6 * n**1.5 for n in (64, 128, 256, 512)})
-    assert slope == pytest.approx(1.5)
-    assert low <= slope <= high
-    assert high - low < 1e-6
-
-
-def test_fit_interval_is_students():
-    """95 % intervals of noisy powers contain the truth about 19 times in 20."""
-    rng = np.random.default_rng(0)
-    sizes = 2.0 ** np.arange(6, 12)
-    inside = 0
-    for _ in range(400):
-        times = dict(zip(sizes, sizes**2 * np.exp(rng.normal(0, 0.2, 6))))
-        _, low, high = measure.fit(times)
-        inside += low <= 2 <= high
-    assert 0.91 < inside / 400 < 0.99
-
-
-def test_fit_of_few_points():
-    assert measure.fit({2: 1.0, 4: 4.0}) == (pytest.approx(2.0), -np.inf, np.inf)
-    assert all(np.isnan(part) for part in measure.fit({2: 1.0}))
-
-
-def test_distance_sees_what_differs():
-    assert measure._distance(np.array([1.0, -np.inf]), np.array([1.5, -np.inf])) == 0.5
-    assert measure._distance(np.array([1.0]), np.array([np.nan])) != 0.0
-    assert measure._distance(np.array([1, 2]), np.array([1, 2, 3])) == np.inf
-    assert measure._distance({"a": [np.zeros(2)]}, {"a": [np.ones(2)]}) == 1.0
-    assert measure._distance(np.array(["a"]), np.array(["b"])) == np.inf
 
 
 def test_cost_of_callables_fits_and_shows(code):
