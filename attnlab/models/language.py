@@ -44,7 +44,8 @@ class Configuration:
     heads: int = 4
     hidden: int = 256  # of the feed-forward part
     context: int = 256  # tokens per training window; longer texts can be read, less well
-    dropout: float = 0.25
+    dropout: float = 0.2
+    qk_bias: bool = True  # rotated, b_q · b_k depends on t - s: attention by distance alone
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -68,8 +69,8 @@ class Attention(nn.Module):
     def __init__(self, c: Configuration) -> None:
         super().__init__()
         self.heads = c.heads
-        self.query = nn.Linear(c.width, c.width, bias=False)
-        self.key = nn.Linear(c.width, c.width, bias=False)
+        self.query = nn.Linear(c.width, c.width, bias=c.qk_bias)
+        self.key = nn.Linear(c.width, c.width, bias=c.qk_bias)
         self.value = nn.Linear(c.width, c.width, bias=False)
         self.output = nn.Linear(c.width, c.width, bias=False)
 
@@ -129,7 +130,9 @@ class LanguageModel(nn.Module):
         for name, weight in self.named_parameters():
             if weight.ndim == 2:  # what adds to the residual stream starts smaller, by depth
                 adds = name.endswith(("output.weight", "down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * c.layers) ** 0.5 if adds else 0.02)
+                nn.init.normal_(weight, std=0.05 / (2 * c.layers) ** 0.5 if adds else 0.05)
+            elif name.endswith("bias"):  # each head starts with distances of its own
+                nn.init.normal_(weight, std=0.5)
 
     def forward(
         self,
@@ -267,8 +270,10 @@ def load(path: str | Path | None = None) -> LanguageModel:
     folder = Path(path) if path is not None else data_dir() / "language_model"
     tokenizer = Tokenizer.load(folder / "vocabulary.json")
     with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
-        weights = {k: torch.from_numpy(arrays[k].astype(np.float32)) for k in arrays.files[1:]}
-        model = LanguageModel(tokenizer, Configuration(**json.loads(str(arrays["configuration"]))))
+        sizes = json.loads(str(arrays["configuration"]))
+        names = [name for name in arrays.files if name != "configuration"]
+        weights = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in names}
+    model = LanguageModel(tokenizer, Configuration(**sizes))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -3,8 +3,8 @@
 Everything random in step s follows from (seed, s), so that a run which was cut off and resumed from
 its checkpoint gives the weights that the run in one piece would have given.
 
-One window in `repeats` is not text but random tokens, the second half a copy of the first. Nothing
-but the earlier occurrence predicts them, which is what induction heads do (Olsson et al.,
+One window in `repeats` is not text but a few random tokens over and over. Nothing but the earlier
+occurrence predicts them, which is what induction heads do (Olsson et al.,
 "In-context learning and induction heads", 2022); in a corpus this small they would hardly form
 otherwise.
 """
@@ -19,12 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, log, pi
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnlab.models.language import Configuration, LanguageModel
+from attnlab.models.language import Configuration, LanguageModel, load
 from attnlab.models.tokenizer import Tokenizer
 
 # A model that 45 seconds on two cores can train.
@@ -52,9 +54,9 @@ def train(
     configuration: Configuration = QUICK,
     merges: int = 768,
     batch: int = 8,
-    lr: float = 3e-3,
+    lr: float = 2.5e-3,
     weight_decay: float = 0.3,
-    repeats: int = 8,
+    repeats: int = 4,
     seconds: float | None = None,
     evaluate_every: int = 100,
     checkpoint: Path | None = None,
@@ -85,13 +87,17 @@ def train(
         lr=lr,
         betas=(0.9, 0.98),
     )
+    settings = repr(
+        (crc32(text.encode()), steps, seed, configuration, batch, lr, weight_decay, repeats)
+    )
     bytes_per_token = len(text.encode()) / len(ids)
     best, best_weights, first = float("inf"), copy.deepcopy(model.state_dict()), 0
     if checkpoint is not None and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, best, best_weights = state["step"], state["best"], state["best_weights"]
+        if state.get("settings") == settings:  # otherwise it is of another run: begin anew
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, best, best_weights = state["step"], state["best"], state["best_weights"]
 
     start, average = time.monotonic(), 0.0
     model.train()
@@ -118,7 +124,15 @@ def train(
                 if measured < best:
                     best, best_weights = measured, copy.deepcopy(model.state_dict())
                 if checkpoint is not None:
-                    _write(checkpoint, model, optimizer, step + 1, best, best_weights)
+                    _write(
+                        checkpoint,
+                        settings=settings,
+                        model=model.state_dict(),
+                        optimizer=optimizer.state_dict(),
+                        step=step + 1,
+                        best=best,
+                        best_weights=best_weights,
+                    )
             if progress is not None:
                 seen = time.monotonic() - start
                 progress(Progress(step + 1, steps, average / bytes_per_token, measured, seen))
@@ -147,18 +161,21 @@ def windows(
     x, y = w[:, :-1].clone(), w[:, 1:].clone()
     if repeats:
         rows = torch.rand(batch) < 1 / repeats
-        half = context // 2
-        copied = torch.randint(vocabulary, (int(rows.sum()), half)).repeat(1, 3)[:, : context + 1]
-        x[rows], y[rows] = copied[:, :-1], copied[:, 1:]
-        y[rows, : half - 1] = -1  # the first half cannot be known
+        # Every such row has a period of its own, mostly a short one (log-uniform in 4..context/4):
+        # at one fixed distance a head would learn the distance and not to look for the token.
+        count, longest = int(rows.sum()), max(context // 4, 4)
+        period = (4 * (longest / 4) ** torch.rand(count, 1)).round().long()
+        place = torch.arange(context + 1) % period  # (count, context + 1)
+        copied = torch.randint(vocabulary, (count, longest)).gather(1, place)
+        known = torch.arange(context) >= period - 1  # the first period cannot be guessed
+        x[rows], y[rows] = copied[:, :-1], copied[:, 1:].where(known, torch.tensor(-1))
     return x, y
 
 
-def _write(path: Path, model, optimizer, step: int, best: float, best_weights: dict) -> None:
+def _write(path: Path, **state: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
     half_written = path.with_suffix(".part")
-    torch.save(state | {"best": best, "best_weights": best_weights}, half_written)
+    torch.save(state, half_written)
     os.replace(half_written, path)  # a cut-off write must not spoil the checkpoint
 
 
@@ -171,14 +188,17 @@ def main() -> None:
     from attnlab.paths import cache_dir, data_dir
 
     parser = argparse.ArgumentParser(prog="python -m attnlab.models.language")
-    command = parser.add_subparsers(required=True, metavar="train").add_parser(
-        "train", help="train the shipped model anew"
-    )
+    commands = parser.add_subparsers(required=True, dest="command", metavar="train | report")
+    command = commands.add_parser("train", help="train the shipped model anew")
     command.add_argument("--out", type=Path, default=data_dir() / "language_model")
-    command.add_argument("--steps", type=int, default=1500)
+    command.add_argument("--steps", type=int, default=1000)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--threads", type=int, default=2)
+    commands.add_parser("report", help="what the shipped model and simpler ones pay for a text")
     options = parser.parse_args()
+    if options.command == "report":
+        report(load())
+        return
     torch.set_num_threads(options.threads)
 
     corpus = python_reference()
@@ -205,6 +225,19 @@ def main() -> None:
             checkpoint=state,
         )
     model.save(options.out)
-    for name, text in zip(("training", "held-out"), corpus):
-        print(f"{name} text: {model.loss(text) / log(2):.3f} bits a byte")
+    report(model)
     print(f"weights and vocabulary are in {options.out}")
+
+
+def report(model: LanguageModel) -> None:
+    """Prints bits per byte of the model and of its baselines."""
+    from attnlab.datasets.python_reference import python_reference
+    from attnlab.models.baselines import baselines
+
+    corpus = python_reference()
+    scores = {
+        "this model, training text": model.loss(corpus.train) / log(2),
+        "this model, held-out text": model.loss(corpus.validation) / log(2),
+    }
+    for name, bits in (scores | baselines(*corpus)).items():
+        print(f"{bits:6.3f} bits a byte  {name}")

@@ -19,11 +19,6 @@ def untrained() -> LanguageModel:
     return LanguageModel(Tokenizer.train(TEXT, 20), SMALL).eval()
 
 
-@pytest.fixture(scope="module")
-def shipped() -> LanguageModel:
-    return load()
-
-
 def test_the_future_is_ignored():
     model = untrained()
     ids = model.encode(TEXT)[:40]
@@ -181,3 +176,31 @@ def test_a_time_budget_is_kept():
 
 def test_the_quick_configuration_is_small():
     assert sum(w.numel() for w in LanguageModel(Tokenizer([]), QUICK).parameters()) < 200_000
+
+
+@pytest.fixture(scope="module")
+def shipped() -> LanguageModel:
+    return load()
+
+
+def test_the_shipped_model_beats_ngrams_on_text_it_never_saw(shipped):
+    from attnlab.datasets.python_reference import python_reference
+    from attnlab.models.baselines import baselines
+
+    corpus = python_reference()
+    bits = shipped.loss(corpus.validation) / math.log(2)
+    scores = baselines(*corpus)
+    assert bits < scores["byte 5-gram"] < scores["byte bigram"] < scores["byte unigram"]
+    assert bits < scores["zlib (window 32 kB)"]
+    assert shipped.loss(corpus.train[:20_000]) / math.log(2) < bits
+
+
+def test_the_shipped_model_reads_any_text_and_writes(shipped):
+    text = "Ünïcode, numbers 12345 and code: x = [i for i in range(10)]\n"
+    assert shipped.decode(shipped.encode(text)) == text
+    assert len(shipped.tokens(text)) == len(shipped.encode(text))
+    assert shipped.loss(text) > 0
+    written = shipped.continue_text("The value of the", 20)
+    assert len(written) > 20
+    assert written == shipped.continue_text("The value of the", 20)
+    assert written != shipped.continue_text("The value of the", 20, temperature=2.0, seed=1)
