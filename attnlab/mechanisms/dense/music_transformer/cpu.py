@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.lib.stride_tricks import as_strided
 
 from attnlab.kernels.cpu.relative import relative_attention
@@ -22,10 +22,10 @@ def weights(
     k: Float[np.ndarray, "batch heads n dim"],
     table: Float[np.ndarray, "heads|1 rows dim"],
     first_offset: int,
-    lse: Float[np.ndarray, "batch heads n"],
+    seen: Bool[np.ndarray, "#batch #heads #n n"],
     scale: float | None,
 ) -> Float[np.ndarray, "batch heads n n"]:
-    """exp(score - lse), before anything is hidden: table row r belongs to offset first_offset + r."""
+    """softmax of the scores where seen; table row r belongs to offset first_offset + r."""
     n, dim = q.shape[2:]
     E = np.zeros((len(table), 2 * n - 1, dim), q.dtype)  # offsets -(n-1) … n-1, 0 outside the table
     begin = n - 1 + first_offset
@@ -34,8 +34,11 @@ def weights(
     R = np.ascontiguousarray(q @ E.swapaxes(1, 2))  # (n, 2n-1)
     *lead, row, item = R.strides
     skewed = as_strided(R[..., n - 1 :], k.shape[:2] + (n, n), (*lead, row - item, item))
-    scores = q @ k.swapaxes(2, 3) + skewed
-    return np.exp(scores * (dim**-0.5 if scale is None else scale) - lse[..., None])
+    scores = (q @ k.swapaxes(2, 3) + skewed) * (dim**-0.5 if scale is None else scale)
+    scores = np.where(seen, scores, -np.inf)
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    return scores / scores.sum(axis=-1, keepdims=True)
 
 
 @EXHIBIT.path
@@ -55,13 +58,10 @@ def relative_attend(
     table = per_head(rel_k)
     first = 1 - table.shape[1]  # the last row is distance 0
     values = None if rel_v is None else per_head(rel_v)
-    y, lse = relative_attention(
-        q, k, v, table, values, first_offset=first, scale=scale, causal=True
-    )
+    y, _ = relative_attention(q, k, v, table, values, first_offset=first, scale=scale, causal=True)
     A = None
     if "weights" in want:
-        with np.errstate(over="ignore"):  # above the diagonal, which is dropped
-            A = np.tril(weights(q, k, table, first, lse, scale))
+        A = weights(q, k, table, first, np.tri(q.shape[2], dtype=bool), scale)
     return {"y": y, "weights": A}
 
 
@@ -116,11 +116,10 @@ def relative_attend_bidirectional(
     """See the reference. The n x n weights are made only when asked for."""
     table = per_head(rel_k)
     first = -(table.shape[1] // 2)  # the middle row is offset 0
-    y, lse = relative_attention(q, k, v, table, first_offset=first, scale=scale, lengths=lengths)
+    y, _ = relative_attention(q, k, v, table, first_offset=first, scale=scale, lengths=lengths)
     A = None
     if "weights" in want:
-        with np.errstate(over="ignore"):  # keys beyond their length, which are dropped
-            A = weights(q, k, table, first, lse, scale)
-        if lengths is not None:
-            A = np.where(np.arange(q.shape[2]) < lengths[:, None, None, None], A, 0)
+        n = q.shape[2]
+        seen = np.arange(n) < (np.array([n]) if lengths is None else lengths)[:, None, None, None]
+        A = weights(q, k, table, first, seen, scale)
     return {"y": y, "weights": A}

@@ -76,7 +76,8 @@ def forward(
     E, h, c = encode(points, n, end, c0, lstms)
     x = np.empty((*target.shape, 2), points.dtype)
     x[:, 0] = start
-    chosen = np.maximum(target[:, :-1] - 1, 0)
+    # what follows the end is padding, whatever it holds
+    chosen = np.clip(target[:, :-1] - 1, 0, points.shape[1] - 1)
     x[:, 1:] = np.take_along_axis(points, chosen[..., None], axis=1)
     bias = lstms["dec_bih"] + lstms["dec_bhh"]
     d, _, _ = lstm(x, target_len, h, c, lstms["dec_Wih"], lstms["dec_Whh"], bias)

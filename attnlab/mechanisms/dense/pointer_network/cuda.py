@@ -165,7 +165,8 @@ def _decoder_inputs(points, target, start, x):
             if t == 0:
                 x[b, t, d] = start[d]
             else:
-                x[b, t, d] = points[b, tiles.most(target[b, t - 1] - 1, 0), d]
+                last = points.shape[1] - 1  # padding may hold anything
+                x[b, t, d] = points[b, tiles.least(tiles.most(target[b, t - 1] - 1, 0), last), d]
 
 
 @cuda.jit

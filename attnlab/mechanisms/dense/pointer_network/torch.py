@@ -109,7 +109,8 @@ def forward(
 ) -> dict[str, Tensor]:
     """See the reference."""
     E, last = encode(points, n, end, c0, lstms)
-    chosen = (target - 1).clamp(min=0)[..., None].expand(-1, -1, 2)
+    # what follows the end is padding, whatever it holds
+    chosen = (target - 1).clamp(0, points.shape[1] - 1)[..., None].expand(-1, -1, 2)
     x = torch.cat([start.expand(len(points), 1, 2), points.gather(1, chosen)[:, :-1]], dim=1)
     d, _ = lstm(x, target_len, last, lstms, "dec")
     slots, steps = real(n + 1, E.shape[1])[:, None], real(target_len, target.shape[1])
