@@ -41,7 +41,7 @@ def _name(point: Point, results: Results) -> str:
 
 def terminal(results: Results) -> Any:
     """A log-log plot for the terminal, or None with fewer than two sizes."""
-    from attnlab.lesson.draw import lines
+    from attnlab.draw import lines
 
     shown = series(results)
     title = ""

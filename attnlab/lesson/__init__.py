@@ -69,7 +69,7 @@ import os
 # Lessons draw to files, never to a window; a notebook sets its own backend before this.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from attnlab.lesson.draw import bars, heat, lines
+from attnlab.draw import bars, heat, lines
 from attnlab.lesson.measure import compare, cost
 from attnlab.lesson.say import (
     claim,

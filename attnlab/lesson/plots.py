@@ -20,7 +20,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from rich.console import Group
 
-from attnlab.lesson import draw
+from attnlab import draw
 from attnlab.lesson.pieces import Mime
 
 # Ink and paper are exchanged for the dark page, so every line of text and every frame uses INK.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from attnlab.lesson import draw, plots
+from attnlab import draw
+from attnlab.lesson import plots
 
 
 def shown(picture, width=60, **console) -> str:
