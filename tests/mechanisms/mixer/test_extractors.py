@@ -47,7 +47,9 @@ def by_loops(s: dict[str, Any], index: str, sqrt_scale: bool) -> np.ndarray:
 @pytest.mark.parametrize("sqrt_scale", [True, False])
 @pytest.mark.parametrize("index", ["lag", "absolute"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "spare", "dim"), [(1, 0, 1), (1, 3, 2), (9, 0, 1), (70, 2, 3)])
+@pytest.mark.parametrize(
+    ("n", "spare", "dim"), [(1, 0, 1), (1, 3, 2), (9, 0, 1), (70, 2, 3), (130, 0, 3)]
+)
 def test_every_kind_by_loops(
     backend: str, kind: str, index: str, sqrt_scale: bool, n: int, spare: int, dim: int
 ) -> None:
@@ -58,9 +60,10 @@ def test_every_kind_by_loops(
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_long_sequences(backend: str, kind: str) -> None:
+@pytest.mark.parametrize("dim", [1, 2])
+def test_long_sequences(backend: str, kind: str, dim: int) -> None:
     """Past the lengths where filters turn to the FFT and SHE to several tiles."""
-    sample = EXTRACTORS.headline.sample(1100, seed=3, kind=kind, dim=2)
+    sample = EXTRACTORS.headline.sample(1100, seed=3, kind=kind, dim=dim)
     want = run("numpy", **sample)
     np.testing.assert_allclose(run(backend, **sample), want, 1e-8, 1e-9)
     low = {k: v.astype(np.float32) if hasattr(v, "astype") else v for k, v in sample.items()}
@@ -81,9 +84,10 @@ def test_spare_places_are_not_read(backend: str, kind: str) -> None:
 @pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("index", ["lag", "absolute"])
-def test_no_batch_gives_no_output(backend: str, kind: str, index: str) -> None:
-    sample = EXTRACTORS.headline.sample(5, kind=kind, batch=0)
-    assert run(backend, **sample, index=index).shape == (0, 5, 3)
+@pytest.mark.parametrize("n", [5, 200])
+def test_no_batch_gives_no_output(backend: str, kind: str, index: str, n: int) -> None:
+    sample = EXTRACTORS.headline.sample(n, kind=kind, batch=0)
+    assert run(backend, **sample, index=index).shape == (0, n, 3)
 
 
 @pytest.mark.parametrize("backend", PATHS)

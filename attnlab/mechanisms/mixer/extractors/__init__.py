@@ -39,13 +39,13 @@ def example(
 
 
 def flops(c: SimpleNamespace) -> float:
-    """Extraction by the direct method, then the adjustment; vectors by FFT from n = 512 on."""
+    """Extraction by the direct method, then the adjustment; vectors by FFT from n = 128 on."""
     rows, dim, n = c.batch * c.n, c.dim, c.n
     adjust = {"SHE": 2 * dim**2, "HE": 4 * dim**2, "WE": 2 * dim**2, "ME": dim}[c.kind]
     terms = (n + 1) / 2 if c.index == "lag" else 1.0  # places that a token combines
     if c.kind == "SHE":
         return rows * (terms * 2 * dim**2 + adjust)
-    if c.index == "lag" and n > 512:
+    if c.index == "lag" and n > 128:
         terms = 2.5 * 3 * math.log2(2 * n)  # transforms of length 2n there and back, by halves
     return rows * (terms * 2 * dim + adjust)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import EXHIBIT
 
-DIRECT = 256  # up to this length a Toeplitz product beats the FFT
+DIRECT = 256  # up to this length the Toeplitz product of ME beats the FFT
 TILE = 128  # rows of an SHE tile: each lag block is one product over tile * lags
 
 
@@ -66,12 +66,11 @@ def _lags(x: Tensor, W: Tensor) -> Tensor:
 def _filter(v: Tensor, table: Tensor) -> Tensor:
     """e_t = sum_l table[l] * v_{t-l}: a causal filter for each channel."""
     n = v.shape[1]
-    if n <= DIRECT:
+    if v.numel() == 0:
+        return v
+    if n <= DIRECT and table.shape[1] == 1:
         t = torch.arange(n, device=v.device)
         lag = (t[:, None] - t).clamp(min=0)
-        T = table[lag] * (t[:, None] >= t)[..., None]  # (n, n, dim or 1), lower triangle
-        if T.shape[-1] == 1:
-            return T[..., 0] @ v
-        return torch.einsum("tjd,bjd->btd", T, v)
+        return table[lag, 0].tril() @ v  # one (n, n) Toeplitz matrix for all channels
     spectrum = torch.fft.rfft(table, 2 * n, dim=0) * torch.fft.rfft(v, 2 * n, dim=1)
     return torch.fft.irfft(spectrum, 2 * n, dim=1)[:, :n]
