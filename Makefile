@@ -33,7 +33,7 @@ test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
 gpu: $(STAMP)
-	@if $(BIN)/python -c 'from attnlab.kernels.cuda.device import reason; import sys; why = reason(); print(why or "CUDA device found"); sys.exit(bool(why))'; then \
+	@if $(BIN)/python -c 'from attnlab.hardware import reason; import sys; why = reason(); print(why or "CUDA device found"); sys.exit(bool(why))'; then \
 		$(BIN)/python -m pytest -q -m gpu && $(BIN)/attnlab bench --preset gpu-long --backend cuda,torch; \
 	else \
 		echo "no GPU: the CUDA and GPU tests and benchmarks were not run"; \

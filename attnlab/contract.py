@@ -367,9 +367,10 @@ class Exhibit:
             have = ", ".join(b for b in BACKENDS if b in op.paths)
             raise InputError(f"{self.name}.{op.name} has no {backend} path; it has {have}")
         if backend == "cuda":
-            from attnlab.kernels.cuda.device import require
+            from attnlab import hardware
 
-            require()
+            if why := hardware.reason():
+                raise BackendUnavailable(f"backend cuda: {why}")
         return getattr(importlib.import_module(f"{self.package}.{FILES[backend]}"), op.name)
 
     def run(

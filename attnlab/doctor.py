@@ -103,7 +103,7 @@ def _threads() -> dict[str, str]:
 def _gpu() -> dict[str, str]:
     if _version("numba") is None:
         return _row("gpu", "absent", "numba is not installed")
-    from attnlab.kernels.cuda.device import reason, simulated
+    from attnlab.hardware import reason, simulated
 
     if simulated():
         return _row(

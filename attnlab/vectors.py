@@ -332,7 +332,7 @@ def run(path: str | Path, exhibit: str | None = None, backend: str | None = None
 
 def not_run(paths: Iterable[str | Path], exhibit: str | None = None) -> str:
     """One sentence about the CUDA cases that no device was there for; empty where all ran."""
-    from attnlab.kernels.cuda.device import reason
+    from attnlab.hardware import reason
 
     why = reason()
     if why is None:

@@ -61,7 +61,7 @@ def unavailable(backend: str) -> str | None:
     if module and importlib.util.find_spec(module) is None:
         return f"{module} is not installed: pip install {module}"
     if backend == "cuda":
-        from attnlab.kernels.cuda.device import reason
+        from attnlab.hardware import reason
 
         return reason()
     return None

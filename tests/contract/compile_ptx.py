@@ -40,9 +40,9 @@ def device(array: Any, *_: Any, **__: Any) -> DeviceArray:
 
 def install(compiled: list[str]) -> None:
     """Replace launches, allocation and the device itself."""
-    from attnlab.kernels.cuda import device as house
+    from attnlab import hardware
 
-    house.require = house.reason = lambda: None
+    hardware.reason = lambda: None
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=CAPABILITY)
     cuda.to_device = device
     cuda.device_array = lambda shape, dtype=np.float64, **_: device(np.zeros(shape, dtype))

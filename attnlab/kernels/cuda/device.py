@@ -1,4 +1,4 @@
-"""The CUDA device or its simulator: whether it is there, arrays on it, and sizes of blocks."""
+"""Arrays on the CUDA device (or its simulator) and the sizes of blocks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import BackendUnavailable
+from attnlab.hardware import reason, simulated
+
+__all__ = ["THREADS", "TILE", "blocks", "empty", "reason", "simulated", "view", "zeros"]
 
 POISON = os.environ.get("ATTNLAB_POISON", "0") not in ("", "0")
-
-
-def simulated() -> bool:
-    """Whether Numba's CUDA simulator was chosen; it must be before numba is first imported."""
-    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 # A block is TILE x TILE threads. The simulator runs one CPU thread for each, so it gets few.
@@ -23,34 +20,6 @@ TILE = 4 if simulated() else 16
 THREADS = 8 if simulated() else 256
 # Bytes of shared memory that every CUDA device gives a block without being asked specially.
 SHARED_BYTES = 48 * 1024
-
-
-def reason() -> str | None:
-    """None where CUDA kernels can run, else one sentence that says why they cannot."""
-    from numba import cuda
-
-    if simulated():
-        return None
-    try:
-        if cuda.is_available():
-            return None
-        cuda.detect()
-    except Exception as error:
-        words = " ".join(str(error).split())
-        if "library cannot be found" in words:
-            words = "the NVIDIA driver library was not found"
-        return f"no CUDA device: {words.rstrip(' :')}"
-    return (
-        "no CUDA device was found; set NUMBA_ENABLE_CUDASIM=1 before starting Python to run "
-        "kernels in Numba's simulator (tiny sizes only)"
-    )
-
-
-def require() -> None:
-    """Raises BackendUnavailable with the reason where no CUDA kernel can run."""
-    why = reason()
-    if why:
-        raise BackendUnavailable(f"backend cuda: {why}")
 
 
 def empty(shape: tuple[int, ...] | int, dtype: Any) -> Any:
