@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from attnlab.checks import Call
 from attnlab.contract import Array, InputError, Operation, suggest
 from attnlab.expressions import evaluate
 
@@ -16,11 +17,11 @@ class OperationModule(nn.Module):
     """An operation as a layer: weights are parameters, options are fixed, inputs are arguments.
 
         layer = find("lightning").operation("gla").module(num_heads=4, dim=64)
-        y = layer(x=x).y
+        y = layer(x=x, slopes=slopes(4, layer=0, num_layers=12)).y
 
     `sizes` gives the dimensions that the weights' shapes name, and options. Weights start from
     N(0, 1/fan_in) with fan_in the last dimension, vectors named *bias from 0, norms from 1.
-    Weights whose `when` is false under the options are not created; optional weights are created
+    Of alternative shapes the first is taken that the operation does not refuse. Weights whose `when` is false under the options are not created; optional weights are created
     only when named in `include`. Raises InputError where a size is missing or unknown.
     """
 
@@ -40,7 +41,7 @@ class OperationModule(nn.Module):
                 spec.when and not evaluate(spec.when, present | known)
             ):
                 continue
-            shape = tuple(_size(token, known, spec) for token in spec.shape.split(" | ")[0].split())
+            shape = _shape(operation, spec, known)
             self.register_parameter(spec.keyword, nn.Parameter(_initial(spec.keyword, shape)))
 
     def forward(self, *, want: Any = (), **inputs: Any) -> Any:
@@ -53,6 +54,26 @@ class OperationModule(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join([self.operation.name, *(f"{k}={v}" for k, v in self.options.items())])
+
+
+def _shape(operation: Operation, spec: Array, known: Mapping[str, Any]) -> tuple[int, ...]:
+    """The first of the declared alternatives that no `refuse` predicate turns down for this array
+    alone; a predicate that asks for sizes that only a call has cannot tell and is passed over."""
+    choices = spec.shape.split(" | ")
+    for choice in choices[:-1]:
+        shape = tuple(_size(token, known, spec) for token in choice.split())
+        arrays = {a.keyword: None for a in operation.inputs}
+        call = Call(arrays | {spec.keyword: torch.empty(shape)}, known, {})
+        if not any(_holds(predicate, call) for predicate, _ in operation.refuse):
+            return shape
+    return tuple(_size(token, known, spec) for token in choices[-1].split())
+
+
+def _holds(predicate: Callable[[Any], Any], call: Call) -> bool:
+    try:
+        return bool(predicate(call))
+    except AttributeError:
+        return False
 
 
 def _size(token: str, known: Mapping[str, Any], spec: Array) -> int:

@@ -207,3 +207,20 @@ def test_mqar_row_by_row() -> None:
             inputs[at], labels[at] = key, value
         np.testing.assert_array_equal(made.inputs[row], inputs)
         np.testing.assert_array_equal(made.labels[row], labels)
+
+
+def test_modules_own_the_weights() -> None:
+    import torch
+
+    sizes = {"num_heads": 2, "dim": 6, "feature_dim": 3, "head_dim": 4}
+    layer = BASED.operation(TAYLOR).module(**sizes)
+    assert {k: tuple(v.shape) for k, v in layer.named_parameters()} == {
+        "w_q": (6, 6),
+        "w_k": (6, 6),
+        "w_v": (8, 6),
+        "w_o": (6, 8),
+    }
+    conv = BASED.operation("base_conv").module(dim=6, inner=5, kernel=3)
+    y = conv(x=layer(x=torch.randn(2, 9, 6)).y).y
+    y.square().sum().backward()
+    assert all(p.grad is not None for m in (layer, conv) for p in m.parameters())

@@ -147,3 +147,15 @@ def test_parameters_by_kind() -> None:
         sample = EXTRACTORS.headline.sample(48, kind=kind, dim=48, spare=0)
         counts[kind] = sum(sample[k].size for k in sample if k.lower().startswith("w"))
     assert counts == {"SHE": 112_896, "HE": 6_912, "WE": 4_608, "ME": 96}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_module_has_the_weights_of_its_kind(kind: str) -> None:
+    import torch
+
+    sample = EXTRACTORS.headline.sample(6, kind=kind, dim=4, spare=2)
+    layer = EXTRACTORS.headline.module(kind=kind, dim=4, L=8)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes == {k: sample[k].shape for k in sample if k.lower().startswith("w")}
+    layer(x=torch.randn(2, 6, 4)).y.square().sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
