@@ -9,10 +9,17 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from . import EXHIBIT
 
+ROWS = 256
+
 
 def skew(R: Float[Tensor, "*lead rows columns"]) -> Float[Tensor, "*lead rows columns"]:
     """X[i, j] = R[i, j + rows-1-i]; leftovers of other rows where that is no column."""
     return pad(R, (1, 0)).flatten(-2)[..., R.shape[-2] :].view(R.shape)
+
+
+def slabs_of(n: int) -> list[tuple[int, int]]:
+    """(start, stop) of ROWS queries each: what a slab of scores needs stays in the cache."""
+    return [(i, min(i + ROWS, n)) for i in range(0, n, ROWS)]
 
 
 def last_rows(E: Float[Tensor, "*heads M d"], n: int) -> Float[Tensor, "*heads n d"]:
@@ -33,13 +40,25 @@ def relative_attend(
     scale: float | None = None,
     want: frozenset[str] = frozenset(),
 ) -> dict[str, Tensor | None]:
-    """See the reference. The n x n bias is stored: torch's fused kernel reads it as a mask."""
+    """See the reference. The bias is made for ROWS queries at a time, and the keys they may see:
+    torch's fused kernel reads it as a mask."""
     n, dim = q.shape[2:]
     scale = dim**-0.5 if scale is None else scale
-    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
-    bias = skew((q * scale) @ last_rows(rel_k, n).mT).masked_fill(future, -torch.inf)
+
+    def bias_of(start: int, stop: int) -> Tensor:  # (batch, heads, stop - start, stop)
+        future = torch.ones(stop - start, stop, dtype=torch.bool, device=q.device).triu(start + 1)
+        R = (q[:, :, start:stop] * scale) @ last_rows(rel_k, stop).mT
+        return skew(R).masked_fill(future, -torch.inf)
+
     if "weights" not in want and rel_v is None:
-        return {"y": scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)}
+        slabs = [
+            scaled_dot_product_attention(
+                q[:, :, i:j], k[:, :, :j], v[:, :, :j], attn_mask=bias_of(i, j), scale=scale
+            )
+            for i, j in slabs_of(n)
+        ]
+        return {"y": torch.cat(slabs, dim=2)}
+    bias = bias_of(0, n)
     A = torch.softmax((q * scale) @ k.mT + bias, -1)
     y = A @ v
     if rel_v is not None:  # the weights by distance: skew's inverse
