@@ -90,7 +90,7 @@ def _agreement(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     majority = scratch.empty(len(rows), np.int64)
     run_workers(
         agree, rows, numbers, majority, np.zeros(1, np.int64),
-        workers=None if rows.size > 2**14 else 1,
+        workers=None if rows.size > 2**17 else 1,
     )  # fmt: skip
     return numbers + 0.0, majority  # -0.0 + 0.0 is 0.0: fast maths makes no difference of them
 
@@ -118,7 +118,7 @@ def vote(
         signals = scratch.empty((3, n), np.float64)
         run_workers(
             score_answers, logprobs, lengths, signals, np.zeros(1, np.int64),
-            workers=None if logprobs.size > 2**16 else 1,
+            workers=None if logprobs.size > 2**18 else 1,
         )  # fmt: skip
         scores |= dict(zip(("joint", "mean", "min"), signals))
     if ptrue_logits is not None:
@@ -145,7 +145,7 @@ def readout(
     answers = scratch.empty((L, H), np.int64)
     run_workers(
         read_answers, logits.reshape(L * H, V), answer_ids, probs.reshape(L * H, -1),
-        answers.reshape(-1), np.zeros(1, np.int64), workers=None if logits.size > 2**16 else 1,
+        answers.reshape(-1), np.zeros(1, np.int64), workers=None if logits.size > 2**18 else 1,
     )  # fmt: skip
     numbers, majority = _agreement(answers)
     numbers = numbers.astype(logits.dtype)

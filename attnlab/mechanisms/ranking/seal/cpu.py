@@ -57,7 +57,7 @@ def count_ngrams(
     ranges = scratch.empty((len(ngram_offsets) - 1, 2), np.int64)
     run_workers(
         search_all, index, C, ngram_tokens, ngram_offsets, shift, ranges, np.zeros(1, np.int64),
-        workers=None if len(ngram_tokens) > 256 else 1,
+        workers=None if len(ngram_tokens) > 4096 else 1,
     )  # fmt: skip
     return {"ranges": ranges, "counts": ranges[:, 1] - ranges[:, 0]}
 
@@ -79,28 +79,30 @@ def query_index(
         bwt, index.C, ngram_tokens, ngram_offsets,
         index.rank_words, index.rank_before, index.rank_zeros, shift=shift,
     )  # fmt: skip
-    document = np.append(np.repeat(np.arange(len(doc_offsets) - 1), np.diff(doc_offsets)), -1)
-    docs, pairs = [], []
-    for l, r in found.ranges.tolist():
-        held = np.sort(document[order[l:r]])
-        docs.append(held[1:] if r - l > N else held)  # the empty n-gram's rows hold the terminal
-        symbols, counts = np.unique(bwt[l:r], return_counts=True)
-        rows = np.stack([symbols - shift, counts], axis=1)
-        pairs.append(rows[symbols > 0].ravel())
+    # The rows of all n-grams one after another, each with its n-gram's number.
+    G, D, sigma = len(found.counts), len(doc_offsets) - 1, len(index.C) - 1
+    gram = np.repeat(np.arange(G), found.counts)
+    before = np.cumsum(found.counts) - found.counts
+    rows = np.arange(len(gram)) + np.repeat(found.ranges[:, 0] - before, found.counts)
+    document = np.append(np.repeat(np.arange(D), np.diff(doc_offsets)), D)  # D: the terminal
+    held = np.sort(gram * (D + 1) + document[order[rows]])
+    held = held[held % (D + 1) < D]
+    pairs, times = np.unique(gram * sigma + bwt[rows], return_counts=True)
+    follows = pairs % sigma > 0
+    pairs, times = pairs[follows], times[follows]
     counts = np.diff(index.C)
     counts[bwt[N]] -= 1  # the last row is left out, as in the authors' code
     counts[0] = 0
     occurring = np.flatnonzero(counts)
-    none = np.zeros(0, np.int64)
     return {
         "suffix_array": order,
         "bwt": bwt,
         "ranges": found.ranges,
         "counts": found.counts,
-        "docs": np.concatenate([*docs, none]),
-        "docs_offsets": np.cumsum([0, *map(len, docs)]),
-        "cont_pairs": np.concatenate([*pairs, none]),
-        "cont_offsets": np.cumsum([0, *map(len, pairs)]),
+        "docs": held % (D + 1),
+        "docs_offsets": np.searchsorted(held, np.arange(G + 1) * (D + 1)),
+        "cont_pairs": np.stack([pairs % sigma - shift, times], axis=1).ravel(),
+        "cont_offsets": 2 * np.searchsorted(pairs, np.arange(G + 1) * sigma),
         "occurring_distinct": occurring - shift,
         "occurring_counts": counts[occurring],
         "doc0": doc_tokens[: doc_offsets[1]].copy(),
@@ -124,7 +126,7 @@ def mask_scores(
     allowed[Q, doc_tokens[doc_tokens < V]] = True
     run_workers(
         allow, S, input_ids, pad, eos, allowed, np.zeros(1, np.int64),
-        workers=None if Q * len(S) > 2**16 else 1,
+        workers=None if Q * len(S) > 2**19 else 1,
     )  # fmt: skip
     hidden = scores.dtype.type(-np.inf)
     return {

@@ -42,7 +42,7 @@ def loss(
     with single_threaded_blas():
         run_workers(
             sample_losses, x, label, K1, K2, normalize, attn_include_base_token, residual, each,
-            np.zeros(1, np.int64), workers=None if x.size + len(x) * K1.size > 2**18 else 1,
+            np.zeros(1, np.int64), workers=None if x.size + len(x) * K1.size > 2**22 else 1,
         )  # fmt: skip
     return {"loss": np.asarray(each.mean(), K1.dtype)}
 
