@@ -293,6 +293,7 @@ EXHIBIT = Exhibit(
             example=history_example,
             vary={"heads": (1, 3), "dim": (2, 6), "block": (2, 5), "cache_blocks": (None, 1, 3)},
             bench_sizes={"heads": 8, "dim": 64, "block": 51},
+            paths=frozenset({"numpy", "cuda", "torch"}),  # copies: nothing for Numba to speed up
             no_gradient="nothing is computed: keys and values are copied into place",
             cost=Cost(time="heads n dim", exponent=1.0, memory_exponent=1.0),
         ),

@@ -18,7 +18,6 @@ from attnlab.layers.rotary import tables
 
 from . import EXHIBIT
 from .cache import Layout
-from .reference import fill_cache as copy_into_cache
 
 # --- training form ---------------------------------------------------------------------------
 
@@ -108,14 +107,13 @@ def weigh_rows(s, ends, counter):
         if item >= s.shape[0] * heads * n:
             break
         b, h, i = item // n // heads, item // n % heads, item % n
-        row, m, l = s[b, h, i : i + 1], running[0], running[1]
+        whole, m, l = s[b, h, i], running[0], running[1]
         m[:] = -np.inf
         l[:] = 0
-        weigh_blocks(row, i, 0, ends[b], 0, m, l, nothing)
-        if l[0] > 0:
-            inverse = 1 / l[0]
-            for j in range(n):
-                row[0, j] *= inverse
+        weigh_blocks(s[b, h, i : i + 1, : i + 1], i, 0, ends[b], 0, m, l, nothing)
+        inverse = 1 / l[0] if l[0] > 0 else l[0]
+        for j in range(n):
+            whole[j] = whole[j] * inverse if j <= i else 0
 
 
 @EXHIBIT.path
@@ -245,18 +243,6 @@ def cached_attend(
         "y": [a[None] for a in made],
         "weights": [W[None] for W in weights if W is not None] or None,
     }
-
-
-@EXHIBIT.path
-def fill_cache(
-    k: Float[np.ndarray, "heads n dim"],
-    v: Float[np.ndarray, "heads n dim"],
-    *,
-    block: int = 51,
-    cache_blocks: int | None = None,
-) -> dict[str, np.ndarray]:
-    """See the reference, whose copies are all there is to it."""
-    return copy_into_cache(k, v, block=block, cache_blocks=cache_blocks)._asdict()
 
 
 @EXHIBIT.path
