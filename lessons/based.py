@@ -12,11 +12,13 @@
 # terms of its Taylor series, which can be written as an inner product of **features** φ:
 #
 # ```math
-# s    = q · k / √d'                     d' is small: 16
-# aₜⱼ  = 1 + s + s²/2 = φ(q) · φ(k)       about exp(s)              (2)
-# φ(x) = [1, x / d'^¼, x xᵀ / √(2 √d'²)]   1 + d' + d'² numbers      (1)
-# yₜ   = Σⱼ≤ₜ aₜⱼ vⱼ / Σⱼ≤ₜ aₜⱼ             causal                   (3)
-# KVₜ  = KVₜ₋₁ + vₜ φ(kₜ)ᵀ                the same from a state    (4)
+# φ(x) = [1, x / d'^¼, x xᵀ / √(2d')]                 (1)
+# aₜⱼ  = φ(qₜ) · φ(kⱼ) = 1 + s + s²/2                  (2)
+#        with s = qₜ · kⱼ / √d', d' small: 16
+# yₜ   = Σⱼ≤ₜ aₜⱼ vⱼ / Σⱼ≤ₜ aₜⱼ                         (3)
+#
+# KVₜ  = KVₜ₋₁ + vₜ φ(kₜ)ᵀ,  zₜ = zₜ₋₁ + φ(kₜ)          (4)
+# yₜ   = KVₜ φ(qₜ) / (zₜ · φ(qₜ))    the same from a state
 # ```
 #
 # Queries no longer meet keys one by one: the sum over the past is kept in KV. The second knob is exact softmax
@@ -111,7 +113,7 @@ lesson.predict(
     "Eight pairs, of 63 possible keys. Which state is large enough to recall most of them?",
     ["d' = 2: 448 numbers", "d' = 4: 1 344 numbers", "any: a good training fits all into one"],
     1,
-    because="eight keys need to be told apart in the 7 directions of φ when d' = 2, but have 21 of them when d' = 4.",
+    because="for d' = 2 only 6 of the 7 features differ, and eight keys must be told apart in them. d' = 4 has 15.",
 )
 # %%
 WIDTH, VOCABULARY = 64, 128
@@ -194,7 +196,7 @@ def recall(mixer, label):
 # %%
 torch.manual_seed(lesson.seed())
 taylors, recalled, state = {}, {}, {}
-for d in (2, 16) if lesson.quick() else (2, 4, 8, 16):
+for d in (2, 16) if lesson.quick() else (2, 4, 16):
     taylors[d], recalled[f"Taylor d'={d}"] = recall(Taylor(WIDTH, d), f"d' = {d}")
     state[f"Taylor d'={d}"] = 4 * (1 + d + d * d) * (WIDTH + 1)  # bytes of KV and z, float32
 _, recalled["window w=4"] = recall(Window(WIDTH, 4), "window of 4")
@@ -222,7 +224,8 @@ lesson.figure(
 )
 blank = test[0].copy()  # the same questions, after rows whose values are gone
 blank[:, 1 : 2 * PAIRS : 2] = 0
-unseen = [sequence.accuracy(model, blank, test[1]) for model in taylors.values()]
+with threadpool_limits(1):
+    unseen = [sequence.accuracy(model, blank, test[1]) for model in taylors.values()]
 grown = [share for name, share in recalled.items() if "Taylor" in name]
 
 
@@ -235,7 +238,7 @@ largest = recalled["Taylor d'=16"]
 lesson.claim(
     "1",
     "The larger the Taylor state, the better the recall",
-    expected={"d'=2": 0.44, "d'=4": 0.92, "d'=8": 0.999, "d'=16": 1.000},
+    expected={"d'=2": 0.44, "d'=4": 0.92, "d'=16": 1.000},
     seen={name.split()[1]: round(share, 3) for name, share in recalled.items() if "Taylor" in name},
     holds=grows(grown),
     source="sheet",
@@ -392,6 +395,7 @@ lesson.claim(
         "seen": f"exponent {rising:.2f}",
         "failed": abs(rising) > 0.15,
     },
+    note="a machine that is busy with other work disturbs such timings",
 )
 lesson.untried(
     "1b",

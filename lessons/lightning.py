@@ -8,8 +8,10 @@
 # asking. It can be kept in one small matrix and updated token by token, however long the text is.
 #
 # ```math
-# oₜ  = Σⱼ≤ₜ λᵗ⁻ʲ (qₜ · kⱼ) vⱼ            the sum, fading by λ ≤ 1  (1)
-# KVₜ = λ KVₜ₋₁ + kₜ vₜᵀ,  oₜ = qₜᵀ KVₜ   the same from one matrix  (2)
+# oₜ  = Σⱼ≤ₜ λᵗ⁻ʲ (qₜ · kⱼ) vⱼ       fading by λ ≤ 1  (1)
+#
+# KVₜ = λ KVₜ₋₁ + kₜ vₜᵀ              the same from    (2)
+# oₜ  = qₜᵀ KVₜ                       one matrix
 # ```
 #
 # Why did this not replace attention at once? Because (2) is a chain of n tiny steps. Processors like few large
@@ -50,8 +52,14 @@ left.imshow(past, cmap=plots.mpl.colors.ListedColormap([plots.PALETTE[5], plots.
 for edge in range(block, n, block):
     left.axhline(edge - 0.5, color=plots.PAPER, linewidth=1)
     left.axvline(edge - 0.5, color=plots.PAPER, linewidth=1)
-left.text(3, 23, "carried in KV", color=plots.INK)
-left.text(15, 6, "multiplied out,\nblock by block", color=plots.INK)
+left.text(0.6, 20, "carried in KV", color=plots.INK)
+left.annotate(
+    "multiplied out,\nblock by block",
+    (10.5, 9.0),
+    xytext=(16, 4),
+    color=plots.INK,
+    arrowprops={"arrowstyle": "->", "color": plots.INK},
+)
 left.set(title="who is reached how", xlabel="token that is read", ylabel="reader")
 plots.heat(faded, title="weight λᵗ⁻ʲ, s = 0.1", xlabel="token that is read", ax=right)
 lesson.figure(
@@ -258,7 +266,8 @@ lesson.claim(
         "seen": f"exponent {parallel:.2f}",
         "failed": abs(parallel - 1) > 0.15,
     },
-    note="on a CPU, with 4 heads of width 32; the paper trains whole models on GPUs",
+    note="on a CPU, with 4 heads of width 32; the paper trains whole models on GPUs. A machine that is busy with other "
+    "work disturbs such timings",
 )
 lesson.claim(
     "1b",
@@ -376,6 +385,7 @@ lesson.predict(
     1,
     because="somewhere among the draws the sum is almost zero, and its inverse is huge.",
 )
+# %%
 rng = lesson.rng()
 q, k = (lambda z: z / (1 + np.exp(-z)))(rng.standard_normal((2, 1000, 1, 16, 8)))  # signed features
 v = rng.standard_normal((1000, 1, 16, 8))
