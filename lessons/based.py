@@ -448,8 +448,8 @@ lesson.figure(
     alt="Weight on the matching token over the number of others: softmax stays near 1 up to a thousand, the polynomial falls below one half beyond 61",
 )
 # %% [markdown]
-# So the blur grows with the text. That is why BASED adds the window, and why its recall on real documents stays well
-# below that of attention in the authors' own table.
+# So the blur grows with the text. The window mends it for near tokens; for far ones the state has to do, and in the
+# authors' own table recall on real documents stays well below that of attention.
 # %%
 lesson.exercise(
     "based",
