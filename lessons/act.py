@@ -11,10 +11,10 @@
 # that receive too much, turns them down by a factor β, and gives the freed weight to the other keys of the row.
 #
 # ```math
-# mₜ   = (Σₖ A[k,t]) / (n - t)                    how much column t receives, on average  (1)
-# S'   = { t : mₜ > threshold } without its first element                                 (2)
-# free = (1 - β) Σ over S' of A[k,t]              what row k gives back                   (3)
-# A'   = β A on S',   A (1 + free / rest) elsewhere                                    (4, 5)
+# mₜ   = (Σₖ A[k,t]) / (n - t)                 mean of column t  (1)
+# S'   = { t : mₜ > threshold }, its first element spared        (2)
+# free = (1 - β) Σ over S' of A[k,t]           given back        (3)
+# A'   = β A on S',  A (1 + free / rest) elsewhere            (4, 5)
 # ```
 #
 # The divisor n - t matters: only n - t queries can see key t at all.
