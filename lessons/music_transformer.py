@@ -10,8 +10,9 @@
 # Relative attention gives every distance d a learned vector e(d), the row of a table E with M rows:
 #
 # ```math
-# Sᵢⱼ = scale · ( qᵢ · kⱼ  +  qᵢ · e(i - j) )      hidden (-∞) where j > i       (1), (2)
-# yᵢ  = Σⱼ softmax(S)ᵢⱼ vⱼ                                                        (3)
+# Sᵢⱼ  = scale · (qᵢ · kⱼ + qᵢ · e(i - j))       (1)
+#        hidden (-∞) where j > i                 (2)
+# yᵢ   = Σⱼ softmax(S)ᵢⱼ vⱼ                      (3)
 # e(d) = E[M - 1 - d]  for d < M,  0 beyond
 # ```
 #
@@ -60,27 +61,28 @@ R = np.where(c >= n - 1 - i, n - 1 - c + 2, 1)  # distance + 2; 1 is a score of 
 padded = np.pad(R, [(0, 0), (1, 0)])  # 0 is padding
 stages = {
     "R = q Eᵀ": R,
-    "a zero column": padded,
+    "pad": padded,
     "read 4 wide": padded.reshape(n + 1, n),
-    "drop the first row": skew(R),
+    "drop row 0": skew(R),
 }
 
 
 def cell(code):
-    return "0" if code == 0 else "×" if code == 1 else str(code - 2)
+    return "p" if code == 0 else "×" if code == 1 else str(code - 2)
 
 
 colours = [plots.PAPER, plots.GRID, *(plots.PALETTE[p] for p in (5, 1, 2, 3))]
 figure, axes = plots.subplots(1, 4, figsize=(9.6, 2.7))
 for ax, (title, codes) in zip(axes, stages.items()):
-    ax.set(title=title, xlim=(0, 5), ylim=(5, 0), aspect="equal")
+    ax.set(xlim=(0, 5), ylim=(5, 0), aspect="equal")
+    ax.set_title(title, loc="left")
     for (row, column), code in np.ndenumerate(codes):
         ax.add_patch(
             plots.plt.Rectangle((column, row), 1, 1, facecolor=colours[code], edgecolor=plots.INK)
         )
         ax.text(column + 0.5, row + 0.55, cell(code), ha="center", va="center", color=plots.INK)
     ax.axis("off")
-drawn = ["   ".join(title.ljust(2 * m.shape[1] + 4)[:13].ljust(12) for title, m in stages.items())]
+drawn = ["   ".join(title.ljust(12) for title in stages)]
 for row in range(n + 1):
     parts = [
         " ".join(map(cell, m[row])) if row < len(m) else " " * (2 * m.shape[1] - 1)
@@ -89,13 +91,13 @@ for row in range(n + 1):
     drawn.append("   ".join(part.ljust(12) for part in parts))
 lesson.figure(
     figure,
-    caption="The numbers are distances, one colour each; × is a distance to a key that is still to come. After the skew "
-    "every diagonal holds one distance. The × above the diagonal are other rows' numbers, not zeros: the mask hides them.",
+    caption="The numbers are distances, one colour each; p is the zero that was padded, × a score of a key that is still to come. After "
+    "the skew every diagonal holds one distance. What stands above the diagonal are leftovers of other rows, not zeros: the mask hides them.",
     alt="Four grids: a matrix of scores by distance, with a zero column added, read as five rows of four, and its last four rows, where each diagonal has one distance",
     terminal="\n".join(drawn),
 )
 # %% [markdown]
-# **1. Memory.** The paper counts what the relative scores need beside the n × n logits that attention has anyway: 8.5 GB
+# **1. Memory.** The paper is reported to count what the relative scores need beside the n × n logits that attention has anyway: 8.5 GB
 # a layer for the gathered tensor and 4.2 MB for the table, at n = 2048 and dim = 512 (section 3.4.1). Do both here, at
 # dim = 32, and fit how they grow.
 # %%
@@ -134,7 +136,7 @@ lesson.claim(
         "skewed": f"{at_2048['skewed'] / 1e6:.1f} MB",
     },
     holds=abs(slope["skewed"] - 1) < 0.05 and worst < 1e-4,
-    source="paper",
+    source="unverified",
     control={
         "statement": "the gathered tensor grows linearly too",
         "seen": f"exponent {slope['gathered']:.2f}",
@@ -212,6 +214,7 @@ lesson.predict(
     2,
     because="its queries have only learned to match the places 0 to 31. Further on they are wrong with confidence.",
 )
+# %%
 runs = 1 if lesson.quick() else 3
 steps = 200 if lesson.quick() else 400
 seeds = [lesson.seed() + r for r in range(runs)]
@@ -250,9 +253,9 @@ lesson.figure(
         low=0,
         high=1,
     ),
-    caption="The trained relative head on a melody twice as long as any it was trained on. The stripe lies six back: the "
-    "symbol that comes next was there seven steps before it. It goes on beyond place 32 as if nothing were.",
-    alt="Lower-triangular heat map with one bright stripe parallel to the diagonal",
+    caption="The trained relative head on a melody twice as long as any it was trained on. Its stripes lie 6, 13, 20 … back: the symbol "
+    "that comes next was there seven steps before it, and fourteen. They go on beyond place 32 as if nothing were.",
+    alt="Lower-triangular heat map with bright stripes parallel to the diagonal",
 )
 lesson.claim(
     "2",
@@ -365,10 +368,10 @@ by_d = np.stack(
 top = by_d.max(axis=1)
 # %%
 lesson.predict(
-    "The next token is the next voice's. At which distances will the heads look most?",
-    ["at 0, the token before", "at 3, 7, 11 …", "at 4, 8, 12 …"],
-    1,
-    because="the token to be guessed at place i + 1 belongs to the voice of the places i - 3, i - 7, i - 11: the note it sang last.",
+    "The token to be guessed belongs to the next voice. Which distance gets the most weight from some head?",
+    ["0, the reader itself", "1, the voice above", "3, the next voice's last note"],
+    2,
+    because="seen from place i, the voice of place i + 1 was last heard at i - 3. Voices mostly hold their note for several 16ths.",
 )
 # %% tags=["hide-input"]
 figure = plots.lines(
@@ -381,14 +384,13 @@ for d in range(3, 34, 4):
 lesson.figure(
     figure,
     caption="How far back the four heads of the first layer look, on held-out chorales. Grey lines: the last notes of the "
-    "voice whose turn it is.",
-    alt="Mean attention weight over distance, four lines, with the highest peaks at distances three, seven, eleven and so on",
+    "voice whose turn it is. Peaks one place right of them, at 4, 8, 12, belong to the reader's own voice.",
+    alt="Mean attention weight over distance, four lines, with peaks at and beside the multiples of four",
     terminal=lesson.bars(
         {f"distance {d}": top[d] for d in range(16)}, "largest mean weight of a head"
     ),
 )
-own = top[3::4].mean() / np.delete(top, np.s_[3::4]).mean()
-print(f"a distance of the voice's own gets {own:.1f} times the weight of another")
+print(f"most weight of a head: {top.max():.2f}, at distance {int(top.argmax())}")
 # %% [markdown]
 # **3.** The paper's comparison on these chorales, at our size: nats a token on held-out pieces. The control puts the
 # learned table into disorder and measures again.
@@ -460,6 +462,7 @@ lesson.predict(
     0,
     because="n²/2 pairs, or n times at most 2b pairs.",
 )
+# %%
 sizes = [512, 1024, 2048] if lesson.quick() else [512, 1024, 2048, 4096]
 shape = {"batch": 1, "heads": 4, "dim": 32}
 lesson.cost("music_transformer", sizes, claimed=2.0, repeat=3, **shape)
