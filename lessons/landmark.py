@@ -90,7 +90,8 @@ for i, token in enumerate(model.tokens(text)[:n]):
     labels += [token] + ["◆"] * (i % (BLOCK - 1) == BLOCK - 2)
 row = len(labels) - 4  # a query in the middle of the last block
 own = slice(len(labels) - BLOCK, row + 1)
-head = int(W[:, row, : own.start].sum(-1).argmax())  # looks back the most
+spread = [-(w[w > 0] * np.log(w[w > 0])).sum() for w in W[:, row]]
+head = int(np.argmax(spread))  # a head that divides its weight makes the better tree
 weights = W[head, row]
 blocks = [slice(b, b + BLOCK - 1) for b in range(0, own.start, BLOCK)]
 
@@ -146,8 +147,7 @@ ax.axis("off")
 lesson.figure(
     figure,
     caption="One query of a real head. Lines are as thick as the weight that flows: from the query to the landmarks (◆) and "
-    "to the tokens of its own block (grey), from a landmark to the tokens of its block. "
-    "and the weight of a token is the product along its path.",
+    "to the tokens of its own block (grey), and on from a landmark to the tokens of its block.",
     alt="A tree: the query on top, landmarks of five blocks below it, each opening to seven tokens; the query's own tokens hang from it directly",
     terminal=tree,
 )
