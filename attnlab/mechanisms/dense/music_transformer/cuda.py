@@ -21,12 +21,14 @@ from attnlab.kernels.cuda.device import SHARED_BYTES, TILE
 
 from . import EXHIBIT
 
+SLAB = 2 * TILE - 1  # table rows that a tile of queries x keys meets
+
 
 @cuda.jit(device=True)
 def load_slab(slab, table, row0, width):
-    """slab[r, :width] = table[row0 + r, :width] for 2 TILE - 1 rows, 0 outside the table."""
+    """slab[r, :width] = table[row0 + r, :width] for SLAB rows, 0 outside the table."""
     x = cuda.threadIdx.x
-    for r in range(cuda.threadIdx.y, 2 * TILE - 1, TILE):
+    for r in range(cuda.threadIdx.y, SLAB, TILE):
         row = row0 + r
         inside = row >= 0 and row < table.shape[0]
         for c in range(x, width, TILE):
@@ -54,7 +56,7 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
     def kernel(q, k, v, rel_k, rel_v, lengths, scale, zero, causal, block, y_out, lse):
         queries = cuda.shared.array((TILE, dim), kind)
         shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
-        slab = cuda.shared.array((2 * TILE - 1, wide), kind)  # their table rows
+        slab = cuda.shared.array((SLAB, wide), kind)  # their table rows
         scores = cuda.shared.array((TILE, TILE), kind)
         top = cuda.shared.array(TILE, kind)
         total = cuda.shared.array(TILE, kind)

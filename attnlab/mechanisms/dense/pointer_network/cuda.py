@@ -16,6 +16,8 @@ from attnlab.kernels.cuda.matmul import matmul
 
 from . import EXHIBIT
 
+PADDED = TILE + 1  # columns of a shared tile that is read down: no two rows in one memory bank
+
 
 @cache
 def _score_kernel(dtype: str) -> Any:
@@ -23,7 +25,7 @@ def _score_kernel(dtype: str) -> Any:
 
     @cuda.jit
     def kernel(K, Q, v, slots, steps, scores):
-        keys = cuda.shared.array((TILE, TILE + 1), kind)  # a tile of slots x units
+        keys = cuda.shared.array((TILE, PADDED), kind)  # a tile of slots x units
         queries = cuda.shared.array((TILE, TILE), kind)  # a tile of steps x units
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         b, hidden = cuda.blockIdx.z, K.shape[2]
