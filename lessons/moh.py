@@ -265,7 +265,7 @@ lesson.predict(
     because="four types need four heads, and now tokens are pushed towards eight. The term is there for the hardware, and for unused heads.",
 )
 # %%
-steps = 150 if lesson.quick() else 400
+steps = 100 if lesson.quick() else 400
 usage = {}
 for beta in (0.0, BETA):
     model = trained(
@@ -384,7 +384,7 @@ with threadpool_limits(1):  # torch's products on one core: the two rows of a fo
         },
         sizes,
         claimed=2.0,
-        repeat=5 if lesson.quick() else 9,
+        repeat=3 if lesson.quick() else 9,
     )
 # %% tags=["hide-input"]
 largest = moh.headline.sample(

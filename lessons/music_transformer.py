@@ -216,7 +216,7 @@ lesson.predict(
 )
 # %%
 runs = 1 if lesson.quick() else 3
-steps = 200 if lesson.quick() else 400
+steps = 120 if lesson.quick() else 400
 seeds = [lesson.seed() + r for r in range(runs)]
 relative = [
     toy(lambda: RelativeAttention(32, 1, 32), None, 32, 7, steps, s, "relative") for s in seeds
@@ -321,7 +321,7 @@ def windows(n):
     """The held-out pieces, cut into windows of n tokens."""
     cut = [sequence.consecutive_windows(piece, n) for piece in pieces["valid"] if len(piece) > n]
     inputs, labels = (np.concatenate(part) for part in zip(*cut))
-    most = 60 if lesson.quick() else 150
+    most = 40 if lesson.quick() else 150
     return inputs[:most], labels[:most]
 
 
@@ -480,7 +480,7 @@ lesson.cost(
 # together. The toy melody shows when that is so and when not. Trained on 64 symbols, blocks of 8: period 7 is always in view,
 # period 20 never.
 # %%
-steps = 150 if lesson.quick() else 250
+steps = 120 if lesson.quick() else 250
 forms = {
     "global": lambda: RelativeAttention(32, 1, 64),
     "local": lambda: RelativeAttention(32, 1, 32, 8),
