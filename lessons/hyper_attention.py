@@ -43,7 +43,7 @@ lesson.source(reference.attend_all)
 
 # %% [markdown]
 # ## Before and after sorting
-# 128 queries and keys around 8 centres, each in its own random order. Left, attention as the text has it. Right,
+# 128 queries and keys around 8 centres, each in its own random order. Left, attention as given; in the middle,
 # the same numbers with rows and columns sorted by bucket.
 # %%
 def clusters(rng, n, dim=16, centres=16):
