@@ -62,6 +62,7 @@ def softmax(q, k):
     return p / p.sum(-1, keepdims=True)
 
 
+# %%
 lesson.predict(
     "A random direction P splits two vectors with angle θ between them (one gets bit 1, one bit 0) how often?",
     ["θ/π", "sin θ", "half of the time"],
@@ -389,6 +390,15 @@ lesson.claim(
 # %% [markdown]
 # **4. More layers replaced, more error.** The paper replaces layer after layer of trained models: they get
 # faster and their perplexity grows. Here it is a stack of four layers with random weights.
+# %%
+lesson.predict(
+    "The first replaced layer brings an error. What do the second, third and fourth bring?",
+    ["as much each", "less and less"],
+    1,
+    because="a relative error cannot add up without end: what a later layer gets is wrong already, and it replaces one wrong sum by another.",
+)
+
+
 # %%
 def stack(replaced, seed, n=1024, width=64, heads=4, layers=4):
     """Output (n, width) of four attention layers, the first `replaced` of them approximated."""

@@ -347,6 +347,13 @@ print(f"outputs before the last token that changed, in each head: {moved.tolist(
 # The mixture in claim 2 was made for clusters. Do real heads have them? Here is the share of the causal
 # softmax of our language model's heads that routing finds, and a local window with as many pairs.
 # %%
+lesson.predict(
+    "A model that reads prose, trained without routing: what catches more of its heads' attention?",
+    ["routing, in most heads", "the last few tokens, in most heads"],
+    1,
+    because="much of language is decided nearby, and no one asked these heads to form clusters.",
+)
+# %%
 n = 256 if lesson.quick() else 1024
 root = int(n**0.5)
 rows = []
