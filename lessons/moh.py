@@ -335,7 +335,8 @@ print(f"L_b = {float(zeros.aux):.3f}; shares of the heads: {used.astype(int).tol
 trained_layer = kept["MoH, 1 shared + 1 of 3"].blocks[0].mixer.layer
 weights = {name: w.detach().numpy() for name, w in trained_layer.named_parameters()}
 entering = routed(kept["MoH, 1 shared + 1 of 3"], test[0][:64])[0].numpy()
-lesson.compare("moh", inputs={"x": entering, **weights, **trained_layer.options})
+with threadpool_limits(1):  # calls this short gain nothing from two cores
+    lesson.compare("moh", inputs={"x": entering, **weights, **trained_layer.options})
 
 # %% [markdown]
 # ## What it costs

@@ -449,7 +449,8 @@ lesson.untried(
 # The queries, keys, values and the table of the first layer while it reads chorales. The paths for processors
 # never build the n × n scores: for a tile of queries and keys they multiply with the few rows of E that can occur.
 # %%
-lesson.compare("music_transformer", inputs=real)
+with threadpool_limits(1):  # calls this short gain nothing from two cores
+    lesson.compare("music_transformer", inputs=real)
 
 # %% [markdown]
 # ## What it costs
