@@ -182,7 +182,7 @@ lesson.figure(
 # ## The same numbers on every path
 # On the model's real queries, keys and values, with the mean of a block's keys as its landmark's key.
 # %%
-n = 7 * (32 if lesson.quick() else 96)
+n = 7 * (16 if lesson.quick() else 96)
 real = model.attention_inputs(text, layer=2, n=n)
 inputs = {name: with_landmarks(a[0])[None] for name, a in real.items()}
 flags_n = at_block_ends(inputs["k"].shape[2])
@@ -201,7 +201,7 @@ lesson.compare("landmark", inputs={**inputs, "is_landmark": flags_n[None]})
 lesson.source("attnlab.mechanisms.sparse.landmark.reference.attend_chunk")
 # %%
 sizes = [256, 512, 1024] if lesson.quick() else [512, 1024, 2048, 4096]
-lesson.cost("landmark", sizes, claimed=2.0, heads=8, dim=64, block=51)
+lesson.cost("landmark", sizes, claimed=2.0, heads=2 if lesson.quick() else 8, dim=64, block=51)
 # %%
 lesson.predict(
     "32 768 tokens, blocks of 51, the 4 best opened. How many dot products does the next token need?",
@@ -458,7 +458,8 @@ def pairs(rng, rows=16):
 
 
 x, answer, block = (
-    torch.as_tensor(a) for a in pairs(np.random.default_rng(lesson.seed() + 1), 200)
+    torch.as_tensor(a)
+    for a in pairs(np.random.default_rng(lesson.seed() + 1), 60 if lesson.quick() else 200)
 )
 recall = Recall(lesson.seed())
 
@@ -480,7 +481,7 @@ lesson.predict(
     because="seven keys share one landmark of 32 numbers, for 128 keys there are only 32 directions. Training shrinks the overlap and cannot remove it.",
 )
 # %%
-steps = 60 if lesson.quick() else 500
+steps = 40 if lesson.quick() else 500
 with lesson.progress("training") as done, threadpool_limits(1):
     sequence.train(
         recall,
