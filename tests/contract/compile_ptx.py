@@ -1,6 +1,6 @@
 """Run in a subprocess: compile every CUDA kernel of an exhibit to PTX, with no GPU present.
 
-    CUDA_HOME=… python compile_ptx.py NAME
+    CUDA_HOME=… python compile_ptx.py NAME float32 [float64]
 
 Numba's compiler needs only libNVVM, so types, shared-memory sizes and intrinsics are checked as
 for real hardware (the simulator checks none of them). Launches are replaced by compilation and
@@ -61,7 +61,7 @@ def install(compiled: list[str]) -> None:
     dispatcher._LaunchConfiguration.__call__ = launch  # type: ignore[method-assign]
 
 
-def main(name: str) -> None:
+def main(name: str, dtypes: list[str]) -> None:
     from attnlab.registry import find
 
     compiled: list[str] = []
@@ -70,7 +70,7 @@ def main(name: str) -> None:
     for op in (o for o in find(name).operations if "cuda" in o.paths):
         before = len(compiled)
         try:
-            for dtype in ("float32", "float64"):
+            for dtype in dtypes:
                 kwargs = properties.arguments(op, n=17, dtype=dtype)
                 op.exhibit.run(op.name, backend="cuda", want="all", **kwargs)
             results[op.name] = len(compiled) - before
@@ -80,4 +80,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -65,15 +65,16 @@ def nvvm_home() -> str | None:
     return None
 
 
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
-def test_compiles_to_ptx(name: str) -> None:
+def test_compiles_to_ptx(name: str, dtype: str) -> None:
     """Types and shared memory as for real hardware: every kernel goes through NVIDIA's compiler."""
     home = nvvm_home()
     if home is None:
         pytest.skip("no libNVVM (a CUDA toolkit) to compile kernels with")
     env = os.environ | {"CUDA_HOME": home, "PYTHONPATH": SEARCH}
     done = subprocess.run(
-        [sys.executable, str(HERE / "compile_ptx.py"), name],
+        [sys.executable, str(HERE / "compile_ptx.py"), name, dtype],
         env=env,
         capture_output=True,
         text=True,
