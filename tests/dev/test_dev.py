@@ -46,6 +46,11 @@ def test_the_lint_finds_what_is_wanting() -> None:
     assert list(check.cited(replace(whole, paper=replace(whole.paper, authors=()))))
     assert list(check.lesson(replace(whole, name="no_such_lesson")))
     assert list(check.golden(replace(whole, name="no_such_vectors")))
+    assert whole.exercise is not None
+    tasks = replace(whole.exercise, parts=("prove that rows sum to 1",))
+    assert not list(check.derivable(replace(whole, exercise=tasks)))
+    helpers = replace(whole.exercise, parts=("no_such_helper",))
+    assert list(check.derivable(replace(whole, exercise=helpers)))
 
 
 @pytest.mark.parametrize(
