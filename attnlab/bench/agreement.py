@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attnlab.bench.inputs import size_name
 from attnlab.bench.timing import once, time_calls
 from attnlab.contract import BACKENDS, BackendUnavailable, InputError, Operation, as_dtype
 from attnlab.flat import flatten
@@ -40,24 +41,37 @@ def inputs(
     """Arguments of the operation: its example of size n, or with `text` the real queries, keys and
     values of the small language model reading that file.
 
-    Raises InputError where the operation takes no queries, keys and values.
+    With `text` the model's heads and widths win over `sizes`. Raises InputError where the operation
+    takes no queries, keys and values, or the text has fewer than n tokens, or the model no such layer.
     """
     if text is None:
         return op.prepared(n, seed, dtype, **sizes) | op.sample(n, seed, dtype, **sizes)
-    names = {spec.keyword: spec.shape for spec in op.inputs if hasattr(spec, "shape")}
-    if not {"q", "k", "v"} <= names.keys():
+    if not takes_text(op):
+        others = [other.name for other in op.exhibit.operations if takes_text(other)]
+        hint = f"; --operation {' or '.join(others)} does" if others else ""
         raise InputError(
-            f"--text gives queries, keys and values, but {op.exhibit.name}.{op.name} takes {', '.join(names)}"
+            f"--text gives queries, keys and values, which {op.exhibit.name} {op.name} does not take{hint}"
         )
     from attnlab.models.language import load
 
-    real = load().attention_inputs(text.read_text(encoding="utf-8", errors="replace"), layer, n)
+    try:
+        real = load().attention_inputs(text.read_text(encoding="utf-8", errors="replace"), layer, n)
+    except ValueError as error:
+        raise InputError(f"--text {text}: {error}") from None
     heads, length, dim = real["q"].shape[1:]
     # The example at the model's own sizes supplies whatever the operation needs beside q, k and v.
-    asked = {"batch": 1, "heads": heads, "dim": dim}
-    fitting = {k: v for k, v in asked.items() if k in op.sizes} | sizes
-    beside = op.sample(length, seed, dtype, **fitting)
+    asked = {"batch": 1, "heads": heads, "kv_heads": heads, "dim": dim, "value_dim": dim}
+    named = {size_name(op, size): value for size, value in asked.items()}
+    beside = op.sample(length, seed, dtype, **sizes | {k: v for k, v in named.items() if k})
     return beside | as_dtype(dict(real), dtype)
+
+
+def takes_text(op: Operation) -> bool:
+    """Whether the operation takes the queries, keys and values of a whole sequence."""
+    shapes = {spec.keyword: spec.shape.split() for spec in op.inputs if hasattr(spec, "shape")}
+    return {"q", "k", "v"} <= shapes.keys() and all(
+        len(shapes[x]) == 4 and shapes[x][2] != "1" for x in "qkv"
+    )
 
 
 def run(

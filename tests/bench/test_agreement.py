@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from attnlab.bench import agreement
 from attnlab.contract import BackendUnavailable
-from attnlab.registry import find
+from attnlab.registry import exhibits, find
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,27 @@ from attnlab.registry import find
 )
 def test_error_sees_what_differs(made: np.ndarray | None, exact: np.ndarray, error: float) -> None:
     assert agreement._error(made, exact) == error
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        (exhibit.name, op.name)
+        for exhibit in exhibits()
+        for op in exhibit.operations
+        if agreement.takes_text(op)
+    ],
+)
+def test_real_queries_fit_every_operation_that_takes_them(
+    name: str, operation: str, tmp_path: Path
+) -> None:
+    """At the benchmark's sizes, as `compare --text` asks: the model's heads and widths win."""
+    text = tmp_path / "text.txt"
+    text.write_text("The if statement is used for conditional execution. " * 20)
+    op = find(name).operation(operation)
+    kwargs = agreement.inputs(op, 16, text=text, **op.bench_sizes)
+    (row,) = agreement.run(op, kwargs, ["torch"], repeat=1)
+    assert max(row.errors.values()) < 1e-3
 
 
 def test_a_path_asked_for_by_name_runs_or_raises() -> None:
