@@ -12,7 +12,10 @@ from typing import Any
 from attnlab import __version__
 from attnlab.paths import cache_dir, data_dir, lessons_dir, shared_data
 
-PACKAGES = ("numpy", "scipy", "numba", "torch", "matplotlib", "typer", "rich")
+PACKAGES = (
+    "numpy", "scipy", "numba", "torch", "threadpoolctl", "jaxtyping", "matplotlib", "typer", "rich",
+    "platformdirs", "markdown-it-py", "pygments",
+)  # fmt: skip
 EXTRAS = {"pytest": "dev", "hypothesis": "dev"}
 
 

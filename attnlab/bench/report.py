@@ -22,6 +22,7 @@ from attnlab.bench.summary import OVERHEAD, Growth, Shares, Summary, shares, tar
 from attnlab.contract import BACKENDS
 
 WIDE = 124  # columns: from here on one table holds everything
+NARROW = 60  # below, it takes three
 NOT_MEASURED = (
     "Measured: the operation alone, forward, on random inputs that lie in memory, checks of the "
     "arguments included. Not measured: model quality, gradients, a whole model's speed (a faster "
@@ -65,7 +66,14 @@ def short(value: float | None) -> str:
     return number(value)
 
 
+def counted(count: int, noun: str) -> str:
+    """1 path, 2 paths."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def duration(seconds: float) -> str:
+    if seconds < 1:
+        return "1 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -140,8 +148,9 @@ class Report:
         s, machine = results.settings, results.machine
         versions = ", ".join(f"{k} {v}" for k, v in machine.versions.items() if k != "attnlab")
         self.say(f"attnlab bench {machine.versions.get('attnlab', '')}", "bold")
+        # one line, however long: what is copied from a terminal must run
+        self.console.print(Text(f"$ {s.command()}"), soft_wrap=True)
         rows = [
-            ("command", s.command()),
             ("machine", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, {machine.system}"),
             ("threads", f"{machine.threads} for each path (Numba, torch, BLAS of NumPy; BLAS inside Numba kernels: 1)"),
             ("versions", f"Python {machine.python}, {versions}"),
@@ -166,8 +175,9 @@ class Report:
             "" if results.estimate <= s.budget else "; what does not fit is listed with the reason"
         )
         self.say(
-            f"{len(plan.targets)} operations, {len(plan.series)} paths, {count} points: about "
-            f"{duration(results.estimate)} (budget {duration(s.budget)}{fits})"
+            f"{counted(len(plan.targets), 'operation')}, {counted(len(plan.series), 'path')}, "
+            f"{counted(count, 'point')}: about {duration(results.estimate)} "
+            f"(budget {duration(s.budget)}{fits})"
         )
 
     # --- after -------------------------------------------------------------------------------
@@ -200,10 +210,14 @@ class Report:
         if measured:
             times, rates = _columns(results, measured)
             if self.console.width >= WIDE:
-                self._table(points, times + rates, results)
+                parts = [times + rates]
+            elif self.console.width >= NARROW:
+                parts = [times, rates]
             else:
-                self._table(points, times, results)
-                self._table(measured, rates, results)
+                parts = [times[:3], times[3:] + rates[:2], rates[2:]]
+            self._table(points, parts[0], results)
+            for part in parts[1:]:
+                self._table(measured, part, results)
         self._reasons(points)
         for summary in summaries:
             self._fits(summary, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -41,12 +42,16 @@ class Settings:
 
     def command(self) -> str:
         """The command line that repeats the run, every choice spelled out."""
-        words = ["attnlab bench", *self.names]
+        return shlex.join(self.words())
+
+    def words(self) -> list[str]:
+        """The words of `command`."""
+        words = ["attnlab", "bench", *self.names]
         if self.preset:
             words += ["--preset", self.preset]
         words += ["--seq-len", ",".join(map(str, self.ns))]
-        for backend in self.backends:
-            words += ["--backend", backend]
+        if self.backends:
+            words += ["--backend", ",".join(self.backends)]
         if self.operation:
             words += ["--operation", self.operation]
         for name, value in self.sizes_set.items():
@@ -56,7 +61,7 @@ class Settings:
         words += [] if self.memory else ["--no-memory"]
         words += ["--dtype", self.dtype, "--repeat", str(self.repeat)]
         words += ["--seed", str(self.seed), "--threads", str(self.threads)]
-        return " ".join([*words, "--budget", f"{self.budget:g}"])
+        return [*words, "--budget", f"{self.budget:g}"]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from attnlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +118,7 @@ def bench(
         "dtype": _choice("--dtype", dtype, ("float32", "float64")),
         "seed": seed,
         "memory": memory,
-        "threads": _threads(threads),
+        "threads": common.threads_or_all(threads),
         "sizes_set": {
             k: v for k, v in (("dim", dim), ("heads", heads), ("batch", batch)) if v is not None
         }
@@ -129,7 +132,7 @@ def bench(
         asked["repeat"] = repeat
     if budget is not None:
         if not 0 < budget < 1e7:
-            _refuse(f"--budget must be a number of seconds above 0, but is {budget:g}")
+            common.refuse(f"--budget must be a number of seconds above 0, but is {budget:g}")
         asked["budget"] = budget
     try:
         _run(_settings(preset, asked), csv, json_, plot, resume, compare)
@@ -150,7 +153,7 @@ def _run(
 
     # before Numba, torch and BLAS are loaded, the environment is what they read
     if settings.threads > int(os.environ.get("NUMBA_NUM_THREADS", settings.threads)):
-        _refuse(
+        common.refuse(
             f"--threads: {settings.threads} threads, but NUMBA_NUM_THREADS is {os.environ['NUMBA_NUM_THREADS']}"
         )
     from rich.console import Console
@@ -169,9 +172,9 @@ def _run(
         earlier = comparing.read(compare) if compare is not None else None
         plan = planning.make(settings)
     except comparing.CompareError as error:
-        _refuse(f"--compare: {error}")
+        common.refuse(f"--compare: {error}")
     except (InputError, BackendUnavailable) as error:
-        _refuse(str(error))
+        common.refuse(str(error))
 
     silent = "-" in (csv, json_)
     console = Console(highlight=False, stderr=silent, quiet=silent)
@@ -221,15 +224,16 @@ def _run(
         written.append(str(plot))
     for name in written:
         console.print(f"written: {name}", soft_wrap=True, markup=False)
-    _end(results)
+    outputs = (("--csv", csv), ("--json", json_), ("--plot", plot), ("--compare", compare))
+    _end(results, [word for flag, where in outputs if where for word in (flag, str(where))])
 
 
-def _end(results: Any) -> None:
+def _end(results: Any, outputs: list[str]) -> None:
     if results.interrupted:
         done = sum(p.measured for p in results.points)
         typer.echo(
             f"interrupted: {done} of {results.planned} points are measured and kept; go on with:\n"
-            f"  {results.settings.command()} --resume",
+            f"  {shlex.join([*results.settings.words(), *outputs])} --resume",
             err=True,
         )
         raise typer.Exit(130)
@@ -310,14 +314,14 @@ def _choice(flag: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         from attnlab.contract import suggest
 
-        _refuse(f"{flag}: {value!r} is none of {', '.join(known)}{suggest(value, known)}")
+        common.refuse(f"{flag}: {value!r} is none of {', '.join(known)}{suggest(value, known)}")
     return value
 
 
 def _split(flag: str, text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        _refuse(f"{flag}: {text!r} has an empty entry")
+        common.refuse(f"{flag}: {text!r} has an empty entry")
     return parts
 
 
@@ -325,7 +329,7 @@ def _lengths(texts: list[str]) -> tuple[int, ...]:
     found = set()
     for part in (p for text in texts for p in _split("--seq-len", text)):
         if not part.isascii() or not part.isdigit() or not 1 <= int(part) <= 2**31:
-            _refuse(
+            common.refuse(
                 f"--seq-len: {part!r} is no whole number from 1 on (a list reads 512,1024,2048)"
             )
         found.add(int(part))
@@ -337,7 +341,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
-        _refuse(f"--set: {text!r} should read NAME=VALUE")
+        common.refuse(f"--set: {text!r} should read NAME=VALUE")
     try:
         return name.strip(), json.loads(
             {"True": "true", "False": "false", "None": "null"}.get(value, value)
@@ -346,31 +350,22 @@ def _assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _threads(threads: int | None) -> int:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    if threads is not None and threads > cores:
-        _refuse(f"--threads: {threads} threads, but this process may use {cores} cores")
-    return threads or cores
-
-
 def _check_files(csv: str | None, json_: str | None, plot: Path | None) -> None:
     """Before minutes are spent measuring, can the results be written?"""
     if csv == "-" and json_ == "-":
-        _refuse("--csv and --json cannot both write to standard output")
+        common.refuse("--csv and --json cannot both write to standard output")
     for flag, where in (("--csv", csv), ("--json", json_), ("--plot", plot)):
         if where is None or str(where) == "-":
             continue
         path = Path(where)
         if path.is_dir():
-            _refuse(f"{flag}: {path} is a folder")
+            common.refuse(f"{flag}: {path} is a folder")
         if not path.resolve().parent.is_dir():
-            _refuse(f"{flag}: no folder {path.parent}")
+            common.refuse(f"{flag}: no folder {path.parent}")
         if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            _refuse(f"{flag}: {path} cannot be written")
+            common.refuse(f"{flag}: {path} cannot be written")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        _refuse(f"--plot: {plot} should end in .png, .svg or .pdf")
+        common.refuse(f"--plot: {plot} should end in .png, .svg or .pdf")
 
 
 def _put(where: str, text: str) -> None:
@@ -380,12 +375,7 @@ def _put(where: str, text: str) -> None:
     try:
         Path(where).write_text(text, encoding="utf-8")
     except OSError as error:
-        _refuse(f"cannot write {where} ({error.strerror})")
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(2)
+        common.refuse(f"cannot write {where} ({error.strerror})")
 
 
 if __name__ == "__main__":

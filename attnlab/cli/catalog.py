@@ -22,23 +22,20 @@ def list_(
         return
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "title", "family"):
-        table.add_column(column, overflow="fold")
-    table.add_column("paths", overflow="fold")
-    table.add_column("lesson")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["title"],
-            row["family"],
-            " ".join(row["backends"]),
-            "yes" if row["lesson"] else "-",
-        )
     out = common.console()
+    # names stay whole, to be copied; a narrow terminal has fewer columns (`show` has them all)
+    columns = 5 if out.width >= 72 else 3 if out.width >= 56 else 2
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", no_wrap=True)
+    for column in ("title", "family", "paths", "lesson")[: columns - 1]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = [row["name"], row["title"], row["family"], " ".join(row["backends"])]
+        cells.append("yes" if row["lesson"] else "-")
+        table.add_row(*cells[:columns])
     out.print(table)
     out.print(
-        f"\n{len(rows)} exhibits. `attnlab show NAME` tells about one, `attnlab run lesson NAME` teaches it."
+        f"\n{common.counted(len(rows), 'exhibit')}. `attnlab show NAME` tells about one, `attnlab run lesson NAME` teaches it."
     )
 
 
@@ -61,7 +58,11 @@ def show(
 
     exhibit = find(name)
     if bibtex:
-        typer.echo(exhibit.paper.bibtex(exhibit.name))
+        entry = exhibit.paper.bibtex(exhibit.name)
+        if json_:
+            common.emit({"name": name, "bibtex": entry})
+        else:
+            typer.echo(entry)
     elif source is not None:
         code = catalog.source(exhibit, source)
         if json_:
@@ -83,7 +84,7 @@ def _print_code(code: str) -> None:
             Syntax(code, "python", theme="ansi_dark", word_wrap=True, background_color="default")
         )
     else:
-        typer.echo(code)
+        typer.echo(code, nl=False)
 
 
 def _print_card(exhibit: Any, card: dict[str, Any]) -> None:
@@ -117,6 +118,8 @@ def _print_card(exhibit: Any, card: dict[str, Any]) -> None:
             facts.append(
                 f"time {op['cost']['time']} (exponent {op['cost']['exponent']:g} in {op['cost']['grows']})"
             )
+            if op["cost"]["memory"]:
+                facts.append(f"memory {op['cost']['memory']}")
         facts.append(
             f"gradients {', '.join(op['gradient'])}"
             if op["gradient"]

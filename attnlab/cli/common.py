@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -48,7 +49,23 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """One line on standard error, exit code 2."""
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(2)
+
+
+def threads_or_all(threads: int | None) -> int:
+    """The number of threads asked for, all cores without; more than there are cores is refused."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        refuse(f"--threads: {threads} threads, but this process may use {cores} cores")
+    return threads or cores
+
+
+def counted(number: int, noun: str) -> str:
+    """1 path, 2 paths."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -39,15 +39,16 @@ def compare(
     """Run all paths of one operation on the same inputs: error against float64, and time."""
     if dtype not in ("float32", "float64"):
         common.refuse(f"--dtype must be float32 or float64, but is {dtype!r}")
+    count = common.threads_or_all(threads)
     from attnlab.bench import agreement
-    from attnlab.bench.machine import cores, pin_threads
+    from attnlab.bench.machine import pin_threads
     from attnlab.registry import find
 
     exhibit = find(name)
     op = exhibit.operation(operation)
     if backend is not None:
         exhibit.function(op.name, backend)  # refuses at once, by name
-    pinned = pin_threads(threads or cores())
+    pinned = pin_threads(count)
     kwargs = agreement.inputs(
         op, n, seed=seed, dtype=dtype, text=text, layer=layer, **op.bench_sizes
     )
@@ -61,6 +62,7 @@ def compare(
                 "n": n,
                 "dtype": dtype,
                 "seed": seed,
+                "threads": count,
                 "inputs": str(text) if text else "random",
                 "paths": [r.__dict__ for r in results],
             }
@@ -71,28 +73,29 @@ def compare(
     out = common.console()
     source = f"the language model reading {text}, layer {layer}" if text else f"random, seed {seed}"
     out.print(f"{exhibit.title}: {op.name}, n = {n}, {dtype}; inputs: {source}", markup=False)
+    spread = out.width >= 64
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("path", "output"):
-        table.add_column(column)
-    for column in ("max|Δ| to float64", "median", "p20–p80", "first call"):
-        table.add_column(column, justify="right")
+    table.add_column("path", no_wrap=True)
+    table.add_column("output", overflow="fold")
+    for column in ("max|Δ|", "median ms", *(["p20–p80"] if spread else []), "first ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in results:
         if row.reason:
-            table.add_row(row.backend, "not run", "", "", "", "")
+            table.add_row(row.backend, "not run")
             continue
-        times = [
-            _ms(row.seconds),
-            f"{_ms(row.spread[0])}–{_ms(row.spread[1])}" if row.spread else "",
-            _ms(row.first),
-        ]
+        low, high = (_ms(s) for s in row.spread or (None, None))
+        times = [_ms(row.seconds), *([f"{low}–{high}"] if spread else []), _ms(row.first)]
         for output, error in row.errors.items():
             table.add_row(row.backend if times[0] else "", output, f"{error:.1e}", *times)
-            times = ["", "", ""]
+            times = [""] * len(times)
     out.print(table)
+    out.print("max|Δ|: largest difference to the reference in float64")
     for row in results:
         if row.reason:
             out.print(f"{row.backend}: {row.reason}", markup=False)
 
 
 def _ms(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e3:.3g} ms"
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e3:.3g}" if seconds < 0.9995 else f"{seconds * 1e3:.0f}"

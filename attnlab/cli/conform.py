@@ -24,14 +24,21 @@ def conform(
     Exit codes: 0 all hold, 1 some differ, 2 a bad file or a path that cannot run.
     """
     from attnlab import vectors
+    from attnlab.contract import BACKENDS, InputError, suggest
 
+    if backend is not None and backend not in BACKENDS:
+        common.refuse(
+            f"--backend: {backend!r} is none of {', '.join(BACKENDS)}{suggest(backend, BACKENDS)}"
+        )
     rows, bad = [], []
     for file in files:
         try:
             rows += [(str(file), row) for row in vectors.run(file, exhibit, backend)]
-        except vectors.VectorError as error:
-            bad.append(str(error))
-            typer.echo(f"Error: {error}", err=True)
+        except (vectors.VectorError, InputError) as error:
+            # a path refuses what the file's arrays are (a wrong dtype, say): the file is at fault
+            said = str(error) if isinstance(error, vectors.VectorError) else f"{file}: {error}"
+            bad.append(said)
+            typer.echo(f"Error: {said}", err=True)
     failed = [row for _, row in rows if not row.ok]
     if json_:
         common.emit(
@@ -47,7 +54,7 @@ def conform(
         out = common.console()
         out.print(
             f"{len(rows) - len(failed)} hold, {len(failed)} differ"
-            + (f", {len(bad)} bad files" if bad else "")
+            + (f", {common.counted(len(bad), 'bad file')}" if bad else "")
         )
         if backend is None and (why := vectors.not_run(files, exhibit)):
             out.print(why)
@@ -64,11 +71,14 @@ def _table(rows: list) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for _, row in rows:
-        verdict = "ok" if row.ok else f"[bold]DIFFERS[/bold] {row.detail}"
-        if row.ok and row.detail:
-            verdict = row.detail
+        verdict = row.detail or "ok" if row.ok else "[bold]DIFFERS[/bold]"
         table.add_row(
             row.case, row.backend, row.name, f"{row.error:.1e}", f"{row.tolerance:.1e}", verdict
         )
-    if rows:
-        common.console().print(table)
+    if not rows:
+        return
+    out = common.console()
+    out.print(table)
+    for _, row in rows:
+        if not row.ok:
+            out.print(f"{row.case} {row.backend} {row.name}: {row.detail}", markup=False)

@@ -161,15 +161,17 @@ def _list(lessons: list[Any], console: Console | None, json_: str | None) -> Non
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("#", justify="right")
-    for column in ("lesson", "title"):
-        table.add_column(column, overflow="fold")
-    table.add_column("minutes", justify="right")
-    table.add_column("claims", justify="right")
+    narrow = console.width < 64
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=not narrow, show_edge=not narrow)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("lesson", no_wrap=True)  # whole, to be copied
+    table.add_column("title", overflow="fold")
+    for column in ("claims",) if narrow else ("minutes", "claims"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         claims = str(row["claims"]) + (f" (+{row['untried']})" if row["untried"] else "")
-        table.add_row(str(row["number"]), row["name"], row["title"], str(row["minutes"]), claims)
+        cells = [claims] if narrow else [str(row["minutes"]), claims]
+        table.add_row(str(row["number"]), row["name"], row["title"], *cells)
     console.print(table)
     console.print("claims: re-created (+ listed with the reason why not)", style="dim")
 

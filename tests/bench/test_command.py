@@ -92,10 +92,13 @@ def test_a_run_prints_what_it_should(place: dict[str, str], tmp_path: Path) -> N
     assert files["svg"].read_text().lstrip().startswith("<?xml")
 
 
-def test_sixty_columns_are_enough(place: dict[str, str]) -> None:
-    done = run(place, "attention", "--size", "32,64,128", *FAST, "--no-memory", COLUMNS="60")
+@pytest.mark.parametrize("width", [50, 60])
+def test_a_narrow_terminal_is_enough(place: dict[str, str], width: int) -> None:
+    done = run(place, "attention", "--size", "32,64", *FAST, "--no-memory", COLUMNS=str(width))
     assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 60
+    command, *lines = (line for line in done.stdout.splitlines()[1:])
+    assert command.startswith("$ attnlab bench attention")  # one line, so that it can be copied
+    assert max(map(len, lines)) <= width
     words = done.stdout.split()
     for word in ("tokens/s", "GFLOP/s", "p20–p80", "bound"):
         assert word in words, f"{word} was broken"
@@ -207,6 +210,7 @@ def test_interrupt_keeps_what_is_done_and_resume_goes_on(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "interrupted: " in err
+    assert "--budget 900 --json" in err, "the file asked for belongs to the command that goes on"
     assert "--resume" in err
     assert "Traceback" not in err
     cut = json.loads((tmp_path / "cut.json").read_text())

@@ -86,6 +86,11 @@ def test_show() -> None:
     assert json.loads(attnlab("show", "attention", "--json").stdout)["operations"][0]["headline"]
 
 
+def test_names_stay_whole_on_a_narrow_terminal() -> None:
+    for arguments in (["list"], ["run", "lesson", "--list"]):
+        assert "internal_consistency" in attnlab(*arguments, COLUMNS="50").stdout
+
+
 @pytest.mark.parametrize("width", ["40", "60", "200"])
 def test_narrow_and_piped_output(width: str) -> None:
     for arguments in (["list"], ["show", "attention"], ["doctor"]):
@@ -119,6 +124,16 @@ def test_compare_on_real_text(tmp_path: Path) -> None:
     assert "--text" in error_line(
         attnlab("compare", "attention", "--text", str(tmp_path / "none.txt"))
     )
+    real = ("compare", "attention", "--text", str(text))
+    assert "has only" in error_line(attnlab(*real, "-n", "100000"))
+    assert "layer 99" in error_line(attnlab(*real, "--layer", "99", "-n", "8"))
+    assert "sliding_window_attention" in error_line(
+        attnlab("compare", "based", "--text", str(text), "-n", "8")
+    )
+
+
+def test_compare_refuses_more_threads_than_cores() -> None:
+    assert "--threads" in error_line(attnlab("compare", "attention", "--threads", "999"))
 
 
 def test_explicit_cuda_fails_with_the_reason_where_there_is_none() -> None:
@@ -179,6 +194,20 @@ def test_conform_refuses_bad_files_with_a_line_each(tmp_path: Path) -> None:
         assert message in error_line(attnlab("conform", str(path)))
     for path, message in {pickled: "pickled", complex_: "dtype complex128"}.items():
         assert message in error_line(attnlab("conform", str(path), "--exhibit", "attention"))
+    assert "did you mean numpy" in error_line(attnlab("conform", str(whole), "--backend", "nump"))
+
+
+def test_conform_blames_the_file_and_goes_on_with_the_next(tmp_path: Path) -> None:
+    whole = vectors(tmp_path)
+    with np.load(whole) as arrays:
+        numbers = arrays["full/in/q"].astype(int)
+    wrong = vectors(tmp_path, "wrong", **{"full/in/q": numbers})
+    asked = ("--exhibit", "attention", "--backend", "numpy", "--json")
+    done = attnlab("conform", str(wrong), str(whole), *asked)
+    assert "wrong.npz: q must be float32 or float64" in error_line(done)
+    report = json.loads(done.stdout)
+    assert len(report["bad_files"]) == 1
+    assert report["held"] > 0
 
 
 def test_doctor() -> None:
