@@ -104,7 +104,7 @@ def attend(
         run_workers(
             attend_clusters, q, q if k is None else k, v, q_index, k_index,
             none if mem_key is None else mem_key, none if mem_value is None else mem_value,
-            real_q, real_k, flags, np.array([dim**-0.5, 0], q.dtype),
+            real_q, real_k, flags, np.array([dim**-0.5, 0, 1, 1, np.finfo(q.dtype).min], q.dtype),
             *tile_sizes(w, w_k + (0 if mem_key is None else mem_key.shape[2]), dim), attended, counter(),
         )  # fmt: skip
         out = scratch.empty(q.shape, q.dtype)
