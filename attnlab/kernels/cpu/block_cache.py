@@ -72,6 +72,7 @@ def score_landmarks(
 ):
     """Head by head: rotate queries and local keys, and p (heads, T, blocks) <- softmax over blocks.
 
+    Without rotary positions turned_q is q, turned_k is local_k, and neither is written.
     at: [first cached block, blocks, K, position of the first query, local keys before it].
     """
     heads, T, dim = q.shape
@@ -82,8 +83,6 @@ def score_landmarks(
         h = fetch_add(counter, 1)
         if h >= heads:
             break
-        turned_q[h] = q[h]
-        turned_k[h] = local_k[h]
         if rotary:
             for t in range(T):
                 turn_row(q[h, t], cos, sin, begin + t, turned_q[h, t])
@@ -94,9 +93,11 @@ def score_landmarks(
             slot = max(r - (blocks - K) + 1, 0)
             last = r + 1 if slot > 0 else max(r + 1, min(blocks, blocks - K))
             for t in range(T):
-                back[t] = turned_q[h, t]
+                query, behind = turned_q[h, t], back[t]
+                for d in range(dim):
+                    behind[d] = query[d]
                 if rotary:
-                    turn_row(turned_q[h, t], cos, sin, -(slot * b + b - 1), back[t])
+                    turn_row(query, cos, sin, -(slot * b + b - 1), behind)
             gemm_nt(scale, back, block_k[h, first + r : first + last, b - 1], p[h, :, r:last])
             r = last
         for t in range(T):
@@ -128,13 +129,13 @@ def attend_retrieved(
     heads, T, dim = q.shape
     b, tail = block_k.shape[2], at[4]
     first, blocks, K = at[0], at[1], at[2]
-    chosen = np.empty(min(K, blocks), np.int64)
+    chosen = scratch.tile((1, min(K, blocks)), np.int64)[0]
     retrieved = chosen.size * b
     width = retrieved + local_k.shape[1]
     scores = scratch.tile((1, width), q.dtype)
     running = scratch.tile((2, 1), q.dtype)
     m, l = running[0], running[1]
-    nothing = np.zeros((1, 0), q.dtype)
+    nothing = scratch.tile((1, 0), q.dtype)
     while True:
         item = fetch_add(counter, 1)
         if item >= heads * T:
@@ -154,16 +155,17 @@ def attend_retrieved(
         here = tail + t  # the query's own place among the local keys
         for i in range(here + 1):
             row[retrieved + i] = dot(query, local_k[h, i]) * scale[0]
-        row[retrieved + here + 1 :] = 0
-        m[:] = -np.inf
-        l[:] = 0
+        for i in range(retrieved + here + 1, width):
+            row[i] = 0
+        m[0], l[0] = -np.inf, 0
         seen = scores[:, : retrieved + here + 1]
         weigh_blocks(seen, retrieved + here, 0, ends, 0, m, l, nothing)
         inverse = 1 / l[0] if l[0] > 0 else l[0]
         for j in range(row.size):
             row[j] *= inverse
         summed = out[h, t]
-        summed[:] = 0
+        for d in range(dim):
+            summed[d] = 0
         for j in range(retrieved + here + 1):
             value = (
                 block_v[h, first + chosen[j // b], j % b]
@@ -173,4 +175,6 @@ def attend_retrieved(
             for d in range(dim):
                 summed[d] += row[j] * value[d]
         if weights.shape[2] > 0:
-            weights[h, t] = row
+            kept = weights[h, t]
+            for j in range(width):
+                kept[j] = row[j]

@@ -124,18 +124,18 @@ def transpose_keys(k, kt, counter):
 
 @worker
 def attend_tiles(
-    q, k, v, kt, mask, bias, out, lse, score, left, right, masked, biased, tile_q, tile_k, counter
+    q, k, v, kt, mask, bias, out, lse, numbers, left, right, masked, biased, tile_q, tile_k, counter
 ):
     """One worker's share of `flash_attention`: tiles of queries, taken from the counter.
 
-    kt: the transposed keys, or empty, then k is read. score: [scale, 0]. mask and bias may be of
+    kt: the transposed keys, or empty, then k is read. numbers: [scale, 0, 1, 1]. mask and bias may be of
     size 1 where masked and biased are False.
     """
     _, heads, n_q, _ = q.shape
     n_k, group = k.shape[2], heads // k.shape[1]
     tiles_q = (n_q + tile_q - 1) // tile_q
     shift = n_k - n_q  # query i stands at key position i + shift
-    accumulate = np.ones(2, q.dtype)
+    score, accumulate = numbers[:2], numbers[2:]
     s_tile = scratch.tile((tile_q, tile_k), q.dtype)
     running = scratch.tile((2, tile_q), q.dtype)
     while True:
@@ -213,7 +213,7 @@ def flash_attention(
             contiguous(np.ones(absent, bool) if mask is None else mask),
             contiguous(np.zeros(absent, q.dtype) if bias is None else bias, q.dtype),
             *(out, lse),
-            np.array([1 / np.sqrt(dim) if scale is None else scale, 0], q.dtype),
+            np.array([1 / np.sqrt(dim) if scale is None else scale, 0, 1, 1], q.dtype),
             UNBOUNDED if left is None else left,
             0 if causal else UNBOUNDED,
             mask is not None,

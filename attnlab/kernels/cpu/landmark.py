@@ -9,8 +9,9 @@ with the values, in memory linear in n.
 
 import numpy as np
 
-from attnlab.kernels.cpu.exp import exp
+from attnlab.kernels.cpu.exp import exp_nonpositive
 from attnlab.kernels.cpu.runtime import block
+from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import exp_minus, row_max
 
 NEVER = 2**40  # the landmark of a block that is still open
@@ -26,7 +27,7 @@ def weigh_blocks(s, i0, j0, ends, first, m, l, acc):
     """
     j1 = j0 + s.shape[1]
     for r in range(s.shape[0]):
-        row, i = s[r], i0 + r
+        row, i = packed(s[r]), i0 + r
         old = m[r]
         new = old
         begin, number = j0, first
@@ -38,10 +39,11 @@ def weigh_blocks(s, i0, j0, ends, first, m, l, acc):
                 new = max(new, row_max(row[begin - j0 : min(i + 1, end, j1) - j0]))
             begin, number = end + 1, number + 1
         if new == -np.inf:
-            row[:] = 0
+            for j in range(row.size):
+                row[j] = 0
             continue
         if new != old:
-            shrink = exp(old - new)  # 0 on the first tile
+            shrink = exp_nonpositive(old - new)  # 0 on the first tile
             m[r] = new
             l[r] *= shrink
             accumulated = acc[r]
@@ -52,7 +54,7 @@ def weigh_blocks(s, i0, j0, ends, first, m, l, acc):
         while begin < j1 and begin <= i:
             end = ends[number]
             if end < i:
-                share = exp(row[end - j0] - new)
+                share = exp_nonpositive(row[end - j0] - new)
                 total += share
                 inside = row[begin - j0 : end - j0]
                 if inside.size > 0:
@@ -68,4 +70,5 @@ def weigh_blocks(s, i0, j0, ends, first, m, l, acc):
                 break
             number += 1
         l[r] += total
-        row[begin - j0 :] = 0
+        for j in range(begin - j0, row.size):
+            row[j] = 0

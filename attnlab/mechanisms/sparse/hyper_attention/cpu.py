@@ -83,7 +83,7 @@ def solve(
     run_workers(
         attend_blocks, q, k, v, order_q, order_k, first_q, real_q, first_k, few,
         np.array([problem.block, problem.query_block, *tiles], np.int64),
-        np.array([scale, 0, shift], q.dtype), *flags, out, lse, np.zeros(1, np.int64),
+        np.array([scale, 0, 1, 1, shift], q.dtype), *flags, out, lse, np.zeros(1, np.int64),
     )  # fmt: skip
 
 

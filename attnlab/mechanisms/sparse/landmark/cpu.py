@@ -66,10 +66,10 @@ def transpose_tiles(k, tiles, kt, counter):
 
 
 @worker
-def attend_tiles(q, kt, v, ends, tiles, out, score, tile_q, widest, counter):
-    """Tiles of queries against the tiles of keys that begin before their end. score: [scale, 0]."""
+def attend_tiles(q, kt, v, ends, tiles, out, numbers, tile_q, widest, counter):
+    """Tiles of queries against the tiles of keys that begin before their end. numbers: [scale, 0, 1, 1]."""
     batch, heads, n, dim = q.shape
-    accumulate = np.ones(2, q.dtype)
+    score, accumulate = numbers[:2], numbers[2:]
     s_tile = scratch.tile((tile_q, widest), q.dtype)
     running = scratch.tile((3, tile_q), q.dtype)
     tiles_q = (n + tile_q - 1) // tile_q
@@ -101,15 +101,14 @@ def weigh_rows(s, ends, counter):
     """s (batch, heads, n, n): scores of whole rows become weights."""
     heads, n = s.shape[1:3]
     running = scratch.tile((2, 1), s.dtype)
-    nothing = np.zeros((1, 0), s.dtype)
+    nothing = scratch.tile((1, 0), s.dtype)
     while True:
         item = fetch_add(counter, 1)
         if item >= s.shape[0] * heads * n:
             break
         b, h, i = item // n // heads, item // n % heads, item % n
         whole, m, l = s[b, h, i], running[0], running[1]
-        m[:] = -np.inf
-        l[:] = 0
+        m[0], l[0] = -np.inf, 0
         weigh_blocks(s[b, h, i : i + 1, : i + 1], i, 0, ends[b], 0, m, l, nothing)
         inverse = 1 / l[0] if l[0] > 0 else l[0]
         for j in range(n):
@@ -134,7 +133,7 @@ def attend(
     widest = int(np.diff(tiles[..., 0], axis=1).max())
     out = scratch.empty(q.shape, q.dtype)
     kt = scratch.empty((batch, heads, n * dim), q.dtype)
-    work = (q, kt, v, ends, tiles, out, np.array([scale, 0], q.dtype), tile_q, widest)
+    work = (q, kt, v, ends, tiles, out, np.array([scale, 0, 1, 1], q.dtype), tile_q, widest)
     weights = None
     with single_threaded_blas():
         run_workers(transpose_tiles, k, tiles, kt, np.zeros(1, np.int64))
@@ -175,7 +174,8 @@ def attend_chunk(
     farthest = max(layout.start + T, (layout.topk + 1) * b)
     cos, sin = rotary_tables(-(-farthest // 512) * 512, dim if rotary else 0, kind.name)
     scale = np.array([dim**-0.5, 0], kind)
-    turned_q, turned_k = scratch.empty(q.shape, kind), scratch.empty(local_k.shape, kind)
+    turned_q = scratch.empty(q.shape, kind) if rotary else q
+    turned_k = scratch.empty(local_k.shape, kind) if rotary else local_k
     p = scratch.empty((heads, T, layout.blocks), kind)
     workers = None if heads * T * (layout.blocks + layout.chosen * b + T) * dim > 2**20 else 1
     run_workers(
