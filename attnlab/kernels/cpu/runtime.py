@@ -28,6 +28,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.registry import CPUDispatcher
+from numba.core.types.containers import Tuple, UniTuple
+from numba.core.types.misc import unliteral
 from numba.extending import intrinsic
 
 POISON = os.environ.get("ATTNLAB_POISON", "") == "1"
@@ -146,9 +148,9 @@ class _Block(CPUDispatcher):
 
 def _without_constants(kind: Any) -> Any:
     """The Numba type without the values of literals, inside plain tuples (shapes) too."""
-    if isinstance(kind, types.Tuple | types.UniTuple):
-        return types.Tuple([_without_constants(part) for part in kind])
-    return types.unliteral(kind)
+    if isinstance(kind, Tuple | UniTuple):
+        return Tuple([_without_constants(part) for part in kind])
+    return unliteral(kind)
 
 
 def worker(function: Callable | None = None, **options: Any) -> Any:
