@@ -78,7 +78,8 @@ class Paper:
 
     @property
     def citation(self) -> str:
-        who = self.authors[0] if len(self.authors) == 1 else f"{self.authors[0]} et al."
+        first, more = (*self.authors, "author not yet named")[0], len(self.authors) > 1
+        who = f"{first} et al." if more else first
         where = self.venue or (f"arXiv {self.arxiv}" if self.arxiv else "")
         return f"{who} ({self.year}), {self.title}" + (f", {where}" if where else "")
 

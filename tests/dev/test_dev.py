@@ -80,6 +80,10 @@ def test_the_template_is_a_working_exhibit(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already there"):
         lay_out("running_mean", "linear", tmp_path)
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for shown in (["list"], ["show", "running_mean"]):  # the card names no paper yet
+        subprocess.run(
+            [sys.executable, "-m", "attnlab", *shown], cwd=tmp_path, env=env, check=True, timeout=60
+        )
     command = [
         sys.executable,
         "-m",
