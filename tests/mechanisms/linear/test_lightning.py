@@ -89,6 +89,20 @@ def test_nothing_in_gives_nothing_out_and_a_zero_state(backend: str, batch: int,
     assert not made.state.any()
 
 
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("use_lrpe", [False, True])
+def test_a_layer_of_nothing_decodes_its_first_token(backend: str, use_lrpe: bool) -> None:
+    """With no row before it, the token at position 0 is the whole sequence."""
+    sample = LIGHTNING.operation("gla").sample(0, batch=2, use_lrpe=use_lrpe, decode=True)
+    made = run(backend, "gla", **sample)
+    assert made.y.shape == (2, 0, 6)
+    assert not made.state.any()
+    alone = run("numpy", "gla", **sample | {"x": sample["x_next"], "x_next": None})
+    np.testing.assert_allclose(made.y_next, alone.y, 1e-10, 1e-12)
+    np.testing.assert_allclose(made.state_next, alone.state, 1e-10, 1e-12)
+    assert run(backend, "gla", **LIGHTNING.operation("gla").sample(3, batch=0)).y.shape == (0, 3, 6)
+
+
 def test_long_sequences_neither_overflow_nor_lose_the_near_past() -> None:
     """lambda^-t would overflow from t = 1000 on at this rate; exp(-s * distance) does not."""
     sample = LIGHTNING.headline.sample(3000, batch=1, heads=1, dim=2, dtype="float32")

@@ -243,6 +243,7 @@ EXHIBIT = Exhibit(
                 Array("state_next", "batch num_heads _ dim//num_heads", when="x_next"),
             ),
             refuse=(SLOPES_REFUSED, HEADS_REFUSED),
+            empty=("batch", "n"),
             example=layer_example,
             vary=LAYER_VARY | {"padded": (False, True), "decode": (False, True)},
             bench_sizes=LAYER_BENCH,
