@@ -85,6 +85,12 @@ def test_must_work(backend: str) -> None:
     none = scored(backend, [[8, 8]], [-0.1])
     assert none.doc_order.size == none.kept.size == 0
     np.testing.assert_array_equal(none.kept_offsets, [0])
+    for best in (False, True):  # no n-grams at all
+        nothing = scored(
+            backend, [], [], unigram_logprob=np.full(9, -2.0), add_best_unigrams_to_ngrams=best
+        )
+        assert nothing.doc_order.size == nothing.all_ngram_tokens.size == 0
+        np.testing.assert_array_equal(nothing.kept_offsets, [0])
     one = scored(backend, [[9]], [-0.1])
     np.testing.assert_array_equal(one.doc_order, [2])
     assert scored(backend, [[4] * 12], [-0.1]).doc_order.size == 0

@@ -407,6 +407,7 @@ EXHIBIT = Exhibit(
                     "unigram_logprob must be log-probabilities: at most 0",
                 ),
             ),
+            empty=EMPTY,
             example=score_example,
             vary={
                 "vocabulary": (1, 8, 30),
