@@ -118,6 +118,13 @@ def test_one_block_is_exact(backend: str, causal: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_float32_stays_float32(backend: str, causal: bool) -> None:
+    made = run(backend, **HYPER.headline.sample(24, dtype="float32", causal=causal))
+    assert made["out"].dtype == made["lse"].dtype == np.float32
+
+
+@pytest.mark.parametrize("backend", PATHS)
 def test_padding_counts_as_zero_keys(backend: str) -> None:
     kwargs = HYPER.headline.sample(5, block_size=8, min_seq_len=1)
     padded = [np.pad(kwargs[a], [(0, 0), (0, 0), (0, 3), (0, 0)]) for a in "kv"]

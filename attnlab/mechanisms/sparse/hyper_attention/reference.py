@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ def bucket(
 
 def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, scale: float):
     """(out, lse) of attention with a bias on the scores, -inf where hidden. (2)"""
-    S = np.einsum("...id,...jd->...ij", q, k) * scale + bias
+    S = np.einsum("...id,...jd->...ij", q, k) * scale + bias.astype(q.dtype)
     top = S.max(axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)  # a row that sees nothing has lse -inf, out 0
     E = np.exp(S - top)
@@ -84,7 +85,7 @@ def attend_all(q: np.ndarray, k: np.ndarray, v: np.ndarray, s: Settings):
         own = (idx[:, :, None] // b == row // qb) & s.exclude_own_block
         K, V = (np.take_along_axis(x, idx[..., None], 2) for x in (k, v))
         rest, rest_lse = exact(q, K, V, np.where(own, -np.inf, 0.0), s.scale)
-        out, lse = merge(out, lse, rest, rest_lse + np.log(m / s.sample_size))  # (4)
+        out, lse = merge(out, lse, rest, rest_lse + math.log(m / s.sample_size))  # (4)
 
     back = np.empty_like(sort_q)
     np.put_along_axis(back, sort_q, np.arange(n)[:, None], 2)  # sorted row t is query sort_q[t]
