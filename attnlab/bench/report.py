@@ -279,7 +279,7 @@ class Report:
         self.say("Side by side", "bold")
         headline = headline_size(results.settings)
         largest = max((p.n for p in results.points if p.measured), default=0)
-        at = headline or largest
+        at = headline if headline and headline <= largest else largest
         narrow = self.console.width < 90
         table = self._new_table()
         table.add_column("operation", overflow="fold")
@@ -325,7 +325,9 @@ class Report:
         values = [
             f"{s.target.title} {s.backend} {ms(s.headline)} ms" for s in summaries if s.headline
         ]
-        if values:
+        if not values:
+            self.say(f"no headline: n = {size} was not reached within the budget")
+        else:
             self.say()
             self.say(
                 f"headline, preset {results.settings.preset}, n = {size}: " + "; ".join(values),

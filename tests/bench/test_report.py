@@ -72,6 +72,14 @@ def test_every_width_holds_everything(width: int) -> None:
     assert "claim 2: PASS" in flat
 
 
+def test_a_preset_that_ran_out_of_budget_says_so() -> None:
+    results = made_up(with_preset("quick", {}))
+    results.points = [p for p in results.points if p.n < 2048]
+    text = " ".join(printed(results, 100).split())
+    assert "no headline: n = 2048 was not reached" in text
+    assert "ms at 1024" in text
+
+
 def test_the_summary_fits_the_tail_and_names_the_bound() -> None:
     results = made_up()
     numba, torch = summary.summarise(results)
