@@ -140,7 +140,9 @@ def softmax(x):
 
 def entropy(labels):
     """Mean entropy in bits over rows of answers (questions, samples)."""
-    return 0.0 - float(exhibit.run("consistency", labels=np.asarray(labels)).neg_entropy_bits.mean())
+    return 0.0 - float(
+        exhibit.run("consistency", labels=np.asarray(labels)).neg_entropy_bits.mean()
+    )
 
 
 def stack(pull, rng):
