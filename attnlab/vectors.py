@@ -229,7 +229,9 @@ def _with_gradients(
     outputs = flatten(op.results, result._asdict())
     loss = _loss(case, outputs, flat, options)
     order = list(sources)
-    gradients = torch.autograd.grad(loss, [flat[sources[g]] for g in order], allow_unused=True)
+    gradients: Any = [None] * len(order)
+    if loss.requires_grad:  # a loss that no input reaches has gradient 0
+        gradients = torch.autograd.grad(loss, [flat[sources[g]] for g in order], allow_unused=True)
     found = {
         g: np.zeros_like(case.arrays["grad"][g]) if d is None else d.numpy()
         for g, d in zip(order, gradients)
