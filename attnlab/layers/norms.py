@@ -8,7 +8,7 @@ from typing import Any
 def rms_norm(x: Any, eps: float = 1e-6, weight: Any = None) -> Any:
     """x / sqrt(mean(x^2) + eps), times `weight` where there is one.
 
-    Without a weight this is the SRMS of TransNormerLLM (Qin et al. 2024, equation 7 of the sheet);
+    Without a weight this is the SRMS of TransNormerLLM (Qin et al. 2024);
     with one it is RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467, equation 4).
     """
     y = x / ((x**2).mean(-1)[..., None] + eps) ** 0.5
