@@ -265,7 +265,7 @@ lesson.predict(
     because="four types need four heads, and now tokens are pushed towards eight. The term is there for the hardware, and for unused heads.",
 )
 # %%
-steps = 100 if lesson.quick() else 400
+steps = 70 if lesson.quick() else 400
 usage = {}
 for beta in (0.0, BETA):
     model = trained(
@@ -350,7 +350,7 @@ lesson.predict(
     because="a product with 0 takes as long as any other.",
 )
 # %%
-sizes = [256, 512, 1024] if lesson.quick() else [512, 1024, 2048]
+sizes = [256, 512] if lesson.quick() else [512, 1024, 2048]
 HEADS = 8
 
 
