@@ -7,12 +7,6 @@ from typing import Any
 
 from attnlab.contract import BACKENDS, FILES, Array, Exhibit, Group, InputError, Operation, suggest
 from attnlab.paths import lessons_dir
-from attnlab.registry import exhibits
-
-
-def chosen(family: str | None) -> list[Exhibit]:
-    """All exhibits, or those of one family. Raises InputError for an unknown family."""
-    return exhibits(family)
 
 
 def summary(exhibit: Exhibit) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from attnlab.contract import Array, Group, InputError
 
 Spec = Array | Group
@@ -31,6 +33,15 @@ def flatten(specs: Iterable[Spec], values: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 flat[name] = member
     return flat
+
+
+def numpy_outputs(specs: Iterable[Spec], result: Any) -> dict[str, np.ndarray]:
+    """Flat name -> NumPy array for an operation's named tuple, tensors brought home."""
+    flat = flatten(specs, result._asdict())
+    return {
+        k: v.detach().cpu().numpy() if hasattr(v, "detach") else np.asarray(v)
+        for k, v in flat.items()
+    }
 
 
 def unflatten(specs: Iterable[Spec], flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from attnlab.bench.inputs import size_name
 from attnlab.bench.timing import once, time_calls
 from attnlab.contract import BACKENDS, BackendUnavailable, InputError, Operation, as_dtype
-from attnlab.flat import flatten
+from attnlab.flat import numpy_outputs
 
 
 @dataclass
@@ -107,11 +107,7 @@ def run(
 
 
 def _outputs(op: Operation, backend: str, kwargs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    flat = flatten(op.results, op.exhibit.run(op.name, backend=backend, **kwargs)._asdict())
-    return {
-        k: v.detach().cpu().numpy() if hasattr(v, "detach") else np.asarray(v)
-        for k, v in flat.items()
-    }
+    return numpy_outputs(op.results, op.exhibit.run(op.name, backend=backend, **kwargs))
 
 
 def _error(made: np.ndarray | None, exact: np.ndarray) -> float:

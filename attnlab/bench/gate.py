@@ -17,7 +17,7 @@ from attnlab import registry
 from attnlab.bench.inputs import Target, prepare
 from attnlab.bench.timing import once
 from attnlab.contract import BackendUnavailable, as_dtype
-from attnlab.flat import flatten
+from attnlab.flat import numpy_outputs
 
 DOUBLE = 1e-9  # tolerance in float64, relative and absolute
 FLIPPED = 0.05  # share of elements that a flipped choice may touch
@@ -58,11 +58,7 @@ class Reference:
         """Seconds of the call, and its outputs, flat."""
         function = registry.find(self.target.exhibit).function(self.target.operation, backend)
         seconds, result = once(lambda: function(**kwargs))
-        flat = flatten(self.target.op.results, result._asdict())
-        return seconds, {
-            k: v.detach().cpu().numpy() if hasattr(v, "detach") else np.asarray(v)
-            for k, v in flat.items()
-        }
+        return seconds, numpy_outputs(self.target.op.results, result)
 
     def check(self, backend: str) -> Gate:
         """The gate of one path. Raises BackendUnavailable where it cannot run here."""

@@ -14,9 +14,9 @@ def list_(
     json_: common.Json = False,
 ) -> None:
     """List the exhibits."""
-    from attnlab import catalog
+    from attnlab import catalog, registry
 
-    rows = [catalog.summary(exhibit) for exhibit in catalog.chosen(family)]
+    rows = [catalog.summary(exhibit) for exhibit in registry.exhibits(family)]
     if json_:
         common.emit(rows)
         return

@@ -13,7 +13,7 @@ import numpy as np
 
 from attnlab.checks import leaf_shapes, unify
 from attnlab.contract import Array, InputError, Operation, as_dtype
-from attnlab.flat import flatten
+from attnlab.flat import flatten, numpy_outputs
 
 N = 9  # an awkward small size: odd, no multiple of any tile
 
@@ -29,12 +29,7 @@ def outputs(
     op: Operation, backend: str, kwargs: dict[str, Any], want: Any = "all"
 ) -> dict[str, np.ndarray]:
     """Flat outputs as NumPy."""
-    result = op.exhibit.run(op.name, backend=backend, want=want, **kwargs)
-    flat = flatten(op.results, result._asdict())
-    return {
-        k: v.detach().cpu().numpy() if hasattr(v, "detach") else np.asarray(v)
-        for k, v in flat.items()
-    }
+    return numpy_outputs(op.results, op.exhibit.run(op.name, backend=backend, want=want, **kwargs))
 
 
 def close(made: dict[str, Any], expected: dict[str, Any], rtol: float, atol: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from attnlab.hardware import reason, simulated
 
-__all__ = ["THREADS", "TILE", "blocks", "empty", "reason", "simulated", "view", "zeros"]
+__all__ = ["THREADS", "TILE", "blocks", "empty", "reason", "simulated", "zeros"]
 
 POISON = os.environ.get("ATTNLAB_POISON", "0") not in ("", "0")
 
@@ -43,8 +43,3 @@ def zeros(shape: tuple[int, ...] | int, dtype: Any) -> Any:
 def blocks(count: int, per_block: int = THREADS) -> int:
     """How many blocks cover `count` items; at least one."""
     return max(1, -(-count // per_block))
-
-
-def view(array: Any, *shape: int) -> Any:
-    """A C-contiguous device array seen with another shape."""
-    return array.reshape(*shape)
