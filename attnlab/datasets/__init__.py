@@ -5,10 +5,12 @@ text       Tiny Shakespeare, WikiText-2: text as symbol ids, split 90/10
 chorales   JSB chorales: chords and voices
 ranking    Cranfield: documents, queries, judgements
 sentiment  Stanford Sentiment Treebank, IMDB reviews, SemEval-2014 aspects
+labelled   any file of labelled texts, as a stream of bounded memory
+reviews    the embedded short reviews with their rationales
 ratings    MovieLens: users, items, times
 synthetic  tasks made by a random generator
 python_reference  the text that the shipped language model was trained on
 
 A reader takes the path of a file in the published format. Called without one it looks beside a
-source checkout (`attnlab.paths.shared_data`); datasets are never part of this project.
+source checkout (`attnlab.paths.shared_data`); public datasets are never part of this project.
 """

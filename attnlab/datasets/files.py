@@ -10,11 +10,15 @@ class DatasetMissing(FileNotFoundError):
 
 
 class FormatError(ValueError):
-    """A file is not in the format it should be in; the message has file, line and expectation."""
+    """A file is not in the format it should be in; the message has file, line and expectation.
+
+    reason: the message without file and line.
+    """
 
     def __init__(self, path: Path, line: int, expected: str, found: str) -> None:
         shown = found if len(found) <= 60 else found[:57] + "..."
-        super().__init__(f"{path}:{line}: expected {expected}, found {shown!r}")
+        self.reason = f"expected {expected}, found {shown!r}"
+        super().__init__(f"{path}:{line}: {self.reason}")
 
 
 def locate(path: str | Path | None, *default: str) -> Path:

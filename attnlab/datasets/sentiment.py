@@ -30,13 +30,16 @@ class Tree:
 def sst(path: str | Path | None = None, *, split: str = "dev") -> list[Tree]:
     """Stanford Sentiment Treebank (Socher et al., 2013): one PTB tree a line, `(3 (2 It) (4 …))`."""
     file = locate(path, "sst", f"{split}.txt")
-    trees = [_tree(file, i, line) for i, line in enumerate(read_lines(file), 1) if line.strip()]
+    trees = [
+        parse_tree(file, i, line) for i, line in enumerate(read_lines(file), 1) if line.strip()
+    ]
     if not trees:
         raise FormatError(file, 1, "a tree such as (2 (2 a) (3 word))", "")
     return trees
 
 
-def _tree(file: Path, place: int, line: str) -> Tree:
+def parse_tree(file: Path, place: int, line: str) -> Tree:
+    """The tree on line `place` of `file`; FormatError names both."""
     expected = "a tree such as (2 (2 a) (3 word))"
     tokens = re.findall(r"[()]|[^ ()]+", line)  # a word may hold a no-break space
     open_nodes: list[tuple[int, list[Tree | str]]] = []
@@ -108,12 +111,16 @@ def semeval(path: str | Path | None = None, *, split: str = "Train") -> list[Opi
         raise FormatError(file, len(lines), "three lines an instance", f"{len(lines)} lines")
     opinions = []
     for place in range(0, len(lines), 3):
-        sentence, aspect, polarity = lines[place : place + 3]
-        if sentence.count("$T$") != 1:
-            raise FormatError(file, place + 1, "a sentence with one $T$", sentence)
-        if polarity.strip() not in {"-1", "0", "1"}:
-            raise FormatError(file, place + 3, "a polarity -1, 0 or 1", polarity)
-        before, after = (side.split() for side in sentence.split("$T$"))
-        inside = slice(len(before), len(before) + len(aspect.split()))
-        opinions.append(Opinion(before + aspect.split() + after, inside, int(polarity)))
+        opinions.append(parse_opinion(file, place + 1, *lines[place : place + 3]))
     return opinions
+
+
+def parse_opinion(file: Path, place: int, sentence: str, aspect: str, polarity: str) -> Opinion:
+    """The instance that begins on line `place` of `file`; FormatError names both."""
+    if sentence.count("$T$") != 1:
+        raise FormatError(file, place, "a sentence with one $T$", sentence)
+    if polarity.strip() not in {"-1", "0", "1"}:
+        raise FormatError(file, place + 2, "a polarity -1, 0 or 1", polarity)
+    before, after = (side.split() for side in sentence.split("$T$"))
+    inside = slice(len(before), len(before) + len(aspect.split()))
+    return Opinion(before + aspect.split() + after, inside, int(polarity))
