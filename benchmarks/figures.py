@@ -83,8 +83,7 @@ def operations(names: Sequence[str] = ()) -> list[tuple[str, str]]:
 
     return [
         (exhibit.name, op.name)
-        for exhibit in registry.exhibits()
-        if not names or exhibit.name in names
+        for exhibit in (map(registry.find, names) if names else registry.exhibits())
         for op in exhibit.operations
         if "numba" in op.paths
     ]
