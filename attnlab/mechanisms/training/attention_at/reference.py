@@ -72,7 +72,7 @@ def adversarial_step(
     dir_normed = None
     if variant == "iat":
         r = corrected(scores, g, mask, xi)
-    elif variant == "rp":
+    elif direction is not None:  # rp
         r = xi * unit(np.where(mask, direction, 0))
     else:
         r = xi * unit(g) if variant == "at" else -xi * unit(g)  # (4), (6)
