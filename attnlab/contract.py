@@ -104,7 +104,8 @@ class Array:
     dtype is "float" (float32 or float64, one kind throughout a call), "int", "bool", "flag"
     (bool or 0/1 integers) or "text". `finite` refuses NaN and infinity. `weight` marks a
     parameter: what `Operation.module` owns. `each` names the option whose values replace the
-    placeholder of a family's name (`ndcg_{k}`).
+    placeholder of a family's name (`ndcg_{k}`). `paths` are those that compute an output, where
+    not all of the operation's do: it is None on the others.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Array:
     finite: bool = False
     each: str = ""
     about: str = ""
+    paths: frozenset[str] = frozenset(BACKENDS)
 
     @property
     def keyword(self) -> str:
@@ -261,6 +263,10 @@ class Operation:
 
     def option(self, name: str) -> Option | None:
         return next((o for o in self.options if o.name == name), None)
+
+    def results_on(self, backend: str) -> tuple[Array | Group, ...]:
+        """The outputs that a path computes."""
+        return tuple(a for a in self.results if isinstance(a, Group) or backend in a.paths)
 
     def sample(self, n: int, seed: int = 0, dtype: str = "float64", **sizes: Any) -> dict[str, Any]:
         """Keyword arguments of size n: the example, floats in `dtype`, options among `sizes` set.

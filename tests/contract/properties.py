@@ -32,6 +32,11 @@ def outputs(
     return numpy_outputs(op.results, op.exhibit.run(op.name, backend=backend, want=want, **kwargs))
 
 
+def reference(op: Operation, backend: str, kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The reference's outputs that the path computes, too."""
+    return outputs(op, "numpy", kwargs, {a.keyword for a in op.results_on(backend)})
+
+
 def close(made: dict[str, Any], expected: dict[str, Any], rtol: float, atol: float) -> None:
     assert made.keys() == expected.keys(), f"outputs {sorted(made)} instead of {sorted(expected)}"
     for name, want in expected.items():
@@ -44,7 +49,7 @@ def close(made: dict[str, Any], expected: dict[str, Any], rtol: float, atol: flo
 def agreement(op: Operation, backend: str, n: int = N, seed: int = 0, **sizes: Any) -> None:
     """In float64 every path equals the reference."""
     kwargs = arguments(op, n, seed, **sizes)
-    close(outputs(op, backend, kwargs), outputs(op, "numpy", kwargs), 1e-9, 1e-9)
+    close(outputs(op, backend, kwargs), reference(op, backend, kwargs), 1e-9, 1e-9)
 
 
 def float32(op: Operation, backend: str) -> None:
@@ -52,7 +57,7 @@ def float32(op: Operation, backend: str) -> None:
     kwargs = arguments(op, 33, seed=1, dtype="float32")
     rtol, atol = op.tolerance
     made = outputs(op, backend, kwargs)
-    close(made, outputs(op, "numpy", as_dtype(kwargs, "float64")), rtol, atol)
+    close(made, reference(op, backend, as_dtype(kwargs, "float64")), rtol, atol)
     floats = {k: v.dtype for k, v in made.items() if v.dtype.kind == "f"}
     has_floats = any(v.dtype.kind == "f" for v in _arrays(kwargs))
     assert not has_floats or all(d == np.float32 for d in floats.values()), f"outputs are {floats}"
@@ -64,7 +69,7 @@ def causality(op: Operation, backend: str) -> None:
     kwargs = arguments(op, **on)
     time, cut = op.causal.split(), N // 2
     before = outputs(op, backend, kwargs)
-    after = outputs(op, backend, _perturbed(op, kwargs, time, slice(cut, None)))
+    after = outputs(op, backend, _perturbed(op, kwargs, time, slice(cut, None), **on))
     seen = 0
     for name, spec in _declared(op, before):
         axes = [i for i, token in enumerate(_tokens(spec.shape, before[name])) if token == time[0]]
@@ -227,23 +232,28 @@ def _shared_dimensions(op: Operation, kwargs: dict[str, Any]) -> dict[str, list[
 
 
 def _perturbed(
-    op: Operation, kwargs: dict[str, Any], dims: list[str], where: slice
+    op: Operation, kwargs: dict[str, Any], dims: list[str], where: slice, **sizes: Any
 ) -> dict[str, Any]:
-    """Floats drawn anew at `where` along the named dimensions; integers and flags rolled."""
+    """Floats at `where` along the named dimensions taken from another sample (which is valid input:
+    a row of attention still sums to 1), or normal where its shape differs; integers, flags rolled."""
     rng = np.random.default_rng(99)
+    other = arguments(op, seed=99, **sizes)
     changed = dict(kwargs)
     for spec in op.arguments:
         value = kwargs.get(spec.keyword)
         if not isinstance(spec, Array) or spec.family or value is None or spec.dtype == "text":
             continue
-        value = np.array(value)
+        value, fresh = np.array(value), np.asarray(other.get(spec.keyword))
         for axis, token in enumerate(_tokens(spec.shape, value)):
             if token in dims:
                 at = (slice(None),) * axis + (where,)
                 part = value[at]
-                value[at] = (
-                    rng.standard_normal(part.shape) if part.dtype.kind == "f" else np.roll(part, 1)
-                )
+                if part.dtype.kind != "f":
+                    value[at] = np.roll(part, 1)
+                elif fresh.shape == value.shape and (fresh[at] != part).any():
+                    value[at] = fresh[at]
+                else:
+                    value[at] = rng.standard_normal(part.shape)
         changed[spec.keyword] = value
     return changed
 

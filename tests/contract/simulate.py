@@ -33,7 +33,7 @@ def main(name: str) -> None:
             kwargs = properties.arguments(op, n=3)
             properties.close(
                 properties.outputs(op, "cuda", kwargs),
-                properties.outputs(op, "numpy", kwargs),
+                properties.reference(op, "cuda", kwargs),
                 1e-7,
                 1e-7,
             )
