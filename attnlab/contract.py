@@ -411,7 +411,7 @@ class Exhibit:
         @functools.wraps(fn)
         def call(*args: Any, want: Iterable[str] = (), **kwargs: Any) -> Any:
             kwargs |= dict(zip((a.keyword for a in op.arguments), args, strict=False))
-            wanted = wanted_outputs(op, want)
+            wanted = wanted_outputs(op, want, backend)
             checked, host = convert(op, kwargs, backend)
             made = fn(**checked, **({"want": wanted} if takes_want else {}))
             return _named(op, made, wanted, lambda value: restore(value, backend, host))
@@ -420,12 +420,16 @@ class Exhibit:
         return call
 
 
-def wanted_outputs(op: Operation, want: Iterable[str]) -> frozenset[str]:
-    """The optional outputs asked for; "all" is every one. Raises InputError for unknown names."""
+def wanted_outputs(op: Operation, want: Iterable[str], backend: str = "numpy") -> frozenset[str]:
+    """The optional outputs asked for; "all" is every one that the path computes. Raises InputError
+    for names that are unknown, or not computed there."""
     known = {a.keyword for a in op.results}
-    wanted = known if want == "all" else set(want)
+    here = {a.keyword for a in op.results_on(backend)}
+    wanted = here if want == "all" else set(want)
     for name in wanted - known:
         raise InputError(f"{op.name} has no output {name!r}" + suggest(name, known))
+    for name in wanted - here:
+        raise InputError(f"{op.name} does not compute {name} on the {backend} path")
     return frozenset(wanted)
 
 
