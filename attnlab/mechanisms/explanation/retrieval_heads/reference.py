@@ -49,7 +49,7 @@ def score_heads(
     }
     for t, g in enumerate(generated):
         for head in copied:
-            row = attention[t, *head, : n + t]
+            row = attention[(t, *head)][: n + t]
             for j in np.argsort(-row, kind="stable")[:top_k]:  # (1)
                 if s <= j < e and prompt_ids[j] == g:
                     per_step[t, *head] = 1 / (e - s)
