@@ -37,13 +37,16 @@ def activate(
 
 
 def normalise(norm: nn.Module, x: Float[Tensor, "... width"], rule: Rule) -> Tensor:
-    """A layer norm (with a `bias`) or RMS norm; under "lrp" its divisor is a constant.
+    """A layer norm or RMS norm; under "lrp" its divisor is a constant."""
+    return divided(norm, x, norm(x)) if rule == "lrp" else norm(x)
 
-    `norm` is any module with a `weight` and its epsilon as `eps` or `variance_epsilon`.
+
+def divided(norm: nn.Module, x: Float[Tensor, "... width"], y: Tensor) -> Tensor:
+    """y = norm(x), whose gradient is that of a norm with a constant divisor.
+
+    `norm` is a layer norm or (without `bias`) an RMS norm: a module with a `weight` and its epsilon
+    as `eps` or `variance_epsilon`.
     """
-    y = norm(x)
-    if rule == "gradient":
-        return y
     eps = getattr(norm, "eps", None)
     eps = getattr(norm, "variance_epsilon", None) if eps is None else eps
     eps = torch.finfo(x.dtype).eps if eps is None else eps  # nn.RMSNorm's default
