@@ -7,6 +7,7 @@ ranking    Cranfield: documents, queries, judgements
 sentiment  Stanford Sentiment Treebank, IMDB reviews, SemEval-2014 aspects
 labelled   any file of labelled texts, as a stream of bounded memory
 reviews    the embedded short reviews with their rationales
+opinions   opinion words, and short phrases made of them
 ratings    MovieLens: users, items, times
 synthetic  tasks made by a random generator
 python_reference  the text that the shipped language model was trained on
