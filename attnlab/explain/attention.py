@@ -157,7 +157,7 @@ def attention_gradient(problem: Problem) -> Scores:
     """
     trace, queries = read(problem)
     output = choose(trace.logits, problem.target, problem.output).sum()
-    grads = torch.autograd.grad(output, trace.weights)
+    grads = torch.autograd.grad(output, trace.weights, materialize_grads=True)
     maps = [(g * w.detach()).clamp(min=0).mean(1) for g, w in zip(grads, trace.weights)]
     row = queries[-1]
     for each in reversed(maps):

@@ -136,7 +136,8 @@ def _explain(
 
 def scores(problem: Problem, method: Method, **options: Any) -> Float[np.ndarray, "batch n"]:
     """A method's signed scores as float64, 0 at padding whatever the method left there."""
-    raw = method.function(problem, **options).detach().double()
+    with torch.enable_grad():  # also for a caller who works without
+        raw = method.function(problem, **options).detach().double()
     return torch.where(problem.mask, raw, torch.zeros_like(raw)).numpy()
 
 
