@@ -72,7 +72,7 @@ def evaluate(
     Raises
     ------
     NameError    a name or function is not among those given
-    ValueError   the text holds anything but arithmetic, comparison, conditions and calls
+    ValueError   the text holds anything but arithmetic, comparison, conditions, calls and x[0]
     SyntaxError  the text is no expression
     """
 
@@ -102,6 +102,8 @@ def evaluate(
                         return False
                     left = right
                 return True
+            case ast.Subscript(slice=ast.Constant(value=int() as index)):
+                return value(node.value)[index]
             case ast.IfExp():
                 return value(node.body if value(node.test) else node.orelse)
             case ast.Tuple() | ast.List():
