@@ -71,7 +71,8 @@ def _array(spec: Array | Group) -> dict[str, str]:
     if isinstance(spec, Group):
         return {
             "name": spec.keyword,
-            "what": "weights " + ", ".join(a.name for a in spec.arrays),
+            "what": ("weights " if spec.weight else "a list, each with ")
+            + ", ".join(a.name for a in spec.arrays),
             "about": "",
         }
     shape = " or ".join(f"({', '.join(s.split())})" for s in spec.shape.split(" | "))
