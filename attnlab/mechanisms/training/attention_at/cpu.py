@@ -21,7 +21,7 @@ from . import EXHIBIT, VARIANTS
 FLOOR = 1e-12  # of norms that are divided by
 CONSTANT = 1e-12  # a spread below this share of the sum of squares counts as none
 ROWS = 64  # words of a tile
-AT, IAT, IAT_RELEASED, RP = range(4)
+_, IAT, IAT_RELEASED, RP = range(4)
 assert VARIANTS == ("at", "iat", "iat_released", "rp")
 
 
@@ -188,8 +188,12 @@ def softplus(x):
 
 
 @block
-def norm_of(row):
-    return max(np.sqrt(dot(row, row)), row.dtype.type(FLOOR))
+def encode(put, x, We, be, W1, b1, h, units):
+    """Hidden states and the attention layer's units of a tile of words."""
+    gemm_nt(put, x, We, h)
+    add_tanh(h, be)
+    gemm_nt(put, h, W1, units)
+    add_tanh(units, b1)
 
 
 @worker
@@ -203,10 +207,7 @@ def score_words(x, We, be, W1, b1, w2, wo, scores, value, counter):
         if first >= x.shape[0]:
             break
         count = min(ROWS, x.shape[0] - first)
-        gemm_nt(put, x[first : first + count], We, h[:count])
-        add_tanh(h[:count], be)
-        gemm_nt(put, h[:count], W1, units[:count])
-        add_tanh(units[:count], b1)
+        encode(put, x[first : first + count], We, be, W1, b1, h[:count], units[:count])
         for i in range(count):
             value[first + i] = dot(h[i], wo)
             scores[first + i] = dot(units[i], w2)
@@ -224,41 +225,45 @@ def perturb_sentences(
         if b >= batch:
             break
         seen = mask[b]
-        a, slope, g, r, a2 = made[0, b], made[1, b], made[2, b], made[3, b], made[4, b]
-        a[:] = scores[b]
-        masked_softmax(a, seen)
+        slope, g, r = made[1, b], made[2, b], made[3, b]
         weight = pos_weight[b] if label[b] == 1 else one
         wrong = -one if label[b] == 1 else one
-        z = dot(a, value[b]) + bias[0]
-        logit[b] = z
-        losses[0, b] = weight * softplus(wrong * z)
-        error = weight * wrong * np.exp(-softplus(-wrong * z)) / scores.dtype.type(batch)
-        first = 0
-        while first < n - 1 and not seen[first]:
-            first += 1
-        mean = zero
-        for t in range(n):  # counted from the first word, equal values give exactly 0
-            v = value[b, t] - value[b, first] if seen[t] else zero
-            slope[t] = v
-            mean += a[t] * v
         for t in range(n):
-            slope[t] = a[t] * (slope[t] - mean)
-            g[t] = slope[t] * error
-        if variant == RP:
+            r[t] = zero
+        for passed in range(2):  # clean, then perturbed
+            a = made[4 * passed, b]
             for t in range(n):
-                r[t] = direction[b, t] if seen[t] else zero
-            length = xi / norm_of(r)
-        elif variant == IAT:
-            length = xi * spread_steps(scores[b], g, seen, first, r)
-        else:
-            r[:] = g
-            length = (xi if variant == AT else -xi) / norm_of(g)
-        for t in range(n):
-            r[t] *= length
-            a2[t] = scores[b, t] + r[t]
-        masked_softmax(a2, seen)
-        z = dot(a2, value[b]) + bias[0]
-        losses[1, b] = weight * softplus(wrong * z)
+                a[t] = scores[b, t] + r[t]
+            masked_softmax(a, seen)
+            z = dot(a, value[b]) + bias[0]
+            losses[passed, b] = weight * softplus(wrong * z)
+            if passed == 1:
+                break
+            logit[b] = z
+            error = weight * wrong * np.exp(-softplus(-wrong * z)) / scores.dtype.type(batch)
+            first = 0
+            while first < n - 1 and not seen[first]:
+                first += 1
+            mean = zero
+            for t in range(n):  # counted from the first word, equal values give exactly 0
+                slope[t] = value[b, t] - value[b, first] if seen[t] else zero
+                mean += a[t] * slope[t]
+            for t in range(n):
+                slope[t] = a[t] * (slope[t] - mean)
+                g[t] = slope[t] * error
+                r[t] = g[t]
+            length = xi
+            if variant == RP:
+                for t in range(n):
+                    r[t] = direction[b, t] if seen[t] else zero
+            elif variant == IAT:
+                length *= spread_steps(scores[b], g, seen, first, r)
+            elif variant == IAT_RELEASED:
+                length = -length
+            if variant != IAT:
+                length /= max(np.sqrt(dot(r, r)), r.dtype.type(FLOOR))
+            for t in range(n):
+                r[t] *= length
 
 
 @block
@@ -301,10 +306,7 @@ def weigh_words(x, We, be, W1, b1, w2, wo, a, slope, importance, counter):
         if first >= x.shape[0]:
             break
         count = min(ROWS, x.shape[0] - first)
-        gemm_nt(put, x[first : first + count], We, h[:count])
-        add_tanh(h[:count], be)
-        gemm_nt(put, h[:count], W1, units[:count])
-        add_tanh(units[:count], b1)
+        encode(put, x[first : first + count], We, be, W1, b1, h[:count], units[:count])
         for i in range(count):
             for e in range(w2.size):
                 units[i, e] = slope[first + i] * (one - units[i, e] * units[i, e]) * w2[e]

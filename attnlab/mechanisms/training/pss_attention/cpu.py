@@ -160,8 +160,9 @@ def mine_sentences(alphas, wids, dist, eps, skip_empty, entropy, flags, masks, i
                     weight[i] = abs(signed[i])
                 bits = entropy_bits(weight)
                 entropy[k, b] = bits
-                masks[k + 1, b] = masks[k, b]
-                ids[k + 1, b] = ids[k, b]
+                for i in range(n):  # a slice assignment would double the compile time
+                    masks[k + 1, b, i] = masks[k, b, i]
+                    ids[k + 1, b, i] = ids[k, b, i]
                 largest = row_max(weight)
                 if bits < eps and (largest > zero or not skip_empty):
                     at = 0
@@ -207,7 +208,8 @@ def read_sentences(
         u, q, following = tiles[0, :count], tiles[1, :count], tiles[2, :count]
         share = one / M.dtype.type(aspect.shape[1])
         for i in range(count):
-            u[i] = zero
+            for e in range(dim):
+                u[i, e] = zero
             for a in range(aspect.shape[1]):
                 add_scaled(u[i], share, B[aspect[first + i, a]])
         for _ in range(hops):
@@ -258,7 +260,8 @@ def gradient_dot_embedding(gradients, embedding, s, counter):
         if first >= words:
             break
         last = min(first + ROWS, words)
-        s[first:last] = 0
+        for i in range(first, last):
+            s[i] = 0
         for r in range(passes):
             for i in range(first, last):
                 s[i] += dot(gradients[r, i], embedding[i])
