@@ -275,7 +275,8 @@ def feature_map(x: Float[np.ndarray, "rows feature_dim"]) -> dict[str, np.ndarra
     phi = scratch.empty((rows, 1 + d + d * d), x.dtype)
     packed = scratch.empty((rows, 1 + d + d * (d + 1) // 2), x.dtype)
     scalars = np.array([d**-0.25, (2 * d) ** -0.5, d**-0.5, 2**-0.5 / d, 1 / d], x.dtype)
-    run_workers(map_rows, x, scalars, phi, packed, np.zeros(1, np.int64))
+    workers = None if phi.size > 2**16 else 1
+    run_workers(map_rows, x, scalars, phi, packed, np.zeros(1, np.int64), workers=workers)
     return {"phi": phi, "phi_packed": packed}
 
 

@@ -64,8 +64,14 @@ def _project(hidden, cos, sin, Wq, Wk, Wv):  # type: ignore[no-untyped-def]
     """Rotated queries and keys, and values, (batch, heads, n, dim) each."""
     batch, n, _ = hidden.shape
     made = []
-    for W, turned in ((Wq, True), (Wk, True), (Wv, False)):
-        rows = linear(hidden, W)
+    joint = len(Wq) == len(Wk) == cos.shape[1]  # one head: three thin products are worth joining
+    all_rows = linear(hidden, np.concatenate([Wq, Wk, Wv])) if joint else None
+    for i, (W, turned) in enumerate(((Wq, True), (Wk, True), (Wv, False))):
+        rows = (
+            linear(hidden, W)
+            if all_rows is None
+            else contiguous(all_rows[..., i * len(W) : (i + 1) * len(W)])
+        )
         out = scratch.empty((batch, len(W) // cos.shape[1], n, cos.shape[1]), hidden.dtype)
         run_workers(
             split_heads, rows, cos, sin, turned, out, np.zeros(1, np.int64),
