@@ -17,6 +17,9 @@ A mechanism's `cpu.py` composes these blocks as module-level functions under one
     topk          top-k of rows and columns, stable counting sort
     hashing       buckets by signs of projections, Gray order
     kmeans        one step of spherical k-means
+    kendall       Kendall's tau of many pairs of vectors
+    attention_graph  one row of a product of attention matrices, maximum flows through layers
+    bilstm        a BiLSTM with additive attention at many points between a text and its baselines
     suffix_array  suffix array, Burrows-Wheeler transform, rank queries
 
 Passing a compiled function as an argument, or closing over one, defeats the cache on disk and costs
