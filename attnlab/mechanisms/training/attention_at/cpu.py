@@ -14,6 +14,7 @@ from attnlab.kernels.cpu import scratch
 from attnlab.kernels.cpu.blas import gemm_nn, gemm_nt, scalars
 from attnlab.kernels.cpu.exp import exp, tanh
 from attnlab.kernels.cpu.runtime import block, fetch_add, run_workers, single_threaded_blas, worker
+from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import exp_minus, row_max
 
 from . import EXHIBIT, VARIANTS
@@ -158,7 +159,7 @@ def dot(a, b):
 def add_tanh(rows, bias):
     """rows <- tanh(rows + bias)."""
     for i in range(rows.shape[0]):
-        row = rows[i]
+        row = packed(rows[i])
         for e in range(bias.size):
             row[e] = tanh(row[e] + bias[e])
 
