@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def logs(x, y):
 
 
 @pytest.mark.parametrize(("dtype", "accuracy"), [(np.float32, 2.5e-7), (np.float64, 5e-16)])
-def test_log2(dtype: type, accuracy: float) -> None:
+def test_log2(dtype: Any, accuracy: float) -> None:
     rng = np.random.default_rng(0)
     x = np.exp(rng.uniform(-80, 80, 20000)).astype(dtype)
     x[:4000] = 1 + rng.uniform(-0.5, 1, 4000)
@@ -29,7 +31,7 @@ def test_log2(dtype: type, accuracy: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_entropy_of_uniform_one_hot_and_nothing(dtype: type) -> None:
+def test_entropy_of_uniform_one_hot_and_nothing(dtype: Any) -> None:
     for n in (1, 2, 16, 37):
         uniform = np.full(n, 1 / n, dtype)
         np.testing.assert_allclose(entropy_bits(uniform), np.log2(n), rtol=1e-6, atol=1e-6)
