@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from attnlab.datasets import circuit_tasks
 from attnlab.models.circuits import (
+    LOSS_EVERY,
     CircuitTransformer,
     Configuration,
     ablation,
     load,
+    losses,
     save,
     shipped,
 )
@@ -36,14 +37,13 @@ class Recipe:
     lr: float = 2e-3
     layers: int = 2
     hidden: int = 0
-    context: int | None = None  # None: as long as the prompts
     seed: int = 0
 
 
 # The retrieval recipe is that of claim 2: 2 layers, 4 heads, d = 64, AdamW 2e-3, batch 64.
 RECIPES = {
     "retrieval": Recipe(steps=2500),
-    "induction": Recipe(steps=1500, context=64),
+    "induction": Recipe(steps=1500),
     "ioi": Recipe(steps=600),
     "greater_than": Recipe(steps=300, hidden=128),
     "docstring": Recipe(steps=1500, layers=3),
@@ -53,11 +53,10 @@ RECIPES = {
 def untrained(name: str, seed: int | None = None) -> CircuitTransformer:
     """The model of a task before its first step. ValueError for an unknown name."""
     recipe, sample = _recipe(name), circuit_tasks.task(name, rows=2)
-    n = sample.positives.shape[1]
     sizes = Configuration(
         name,
         sample.vocabulary,
-        context=max(n, recipe.context or n),
+        context=sample.positives.shape[1],
         layers=recipe.layers,
         hidden=recipe.hidden,
     )
@@ -83,7 +82,7 @@ def train(
         drawn = circuit_tasks.TASKS[name](rng, recipe.batch)
         return drawn.positives, drawn.labels
 
-    losses = fit(
+    seen = fit(
         model,
         batches,
         recipe.steps if steps is None else steps,
@@ -92,7 +91,7 @@ def train(
         seed=recipe.seed if seed is None else seed,
         progress=progress,
     )
-    return model.requires_grad_(False), losses
+    return model.requires_grad_(False), seen
 
 
 def _recipe(name: str) -> Recipe:
@@ -124,9 +123,10 @@ def main(arguments: list[str] | None = None) -> None:
         for name in names:
             print(report(load(name, given.out)))
         return
-    have = (given.out / "weights.npz").is_file()
-    kept = [load(name, given.out) for name in shipped() if name not in names] if have else []
-    made = []
+    others = [name for name in shipped() if name not in names]
+    others = others if (given.out / "weights.npz").is_file() else []
+    models = {name: load(name, given.out) for name in others}
+    curves = {name: losses(name, given.out) for name in others}
     for name in names:
         began = time.process_time()
 
@@ -134,11 +134,14 @@ def main(arguments: list[str] | None = None) -> None:
             if step % 250 == 0 or step == steps:
                 print(f"{name} {step}/{steps} loss {loss:.4f}", flush=True)  # noqa: B023
 
-        made.append(train(name, progress=show)[0])
+        models[name], seen = train(name, progress=show)
+        whole = len(seen) // LOSS_EVERY * LOSS_EVERY
+        curves[name] = np.reshape(seen[:whole], (-1, LOSS_EVERY)).mean(1)
         print(f"{name}: {time.process_time() - began:.0f} s of CPU time", flush=True)
-    order = {name: i for i, name in enumerate(RECIPES)}
-    path = save(sorted(kept + made, key=lambda m: order[m.configuration.task]), given.out)
+    ordered = [name for name in RECIPES if name in models]
+    path = save(
+        [models[name] for name in ordered], given.out, {name: curves[name] for name in ordered}
+    )
     print(f"written: {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    torch.set_grad_enabled(True)
     for name in names:
         print(report(load(name, given.out)))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -39,6 +39,7 @@ from attnlab.datasets.circuit_tasks import CircuitTask
 
 Heads = Collection[tuple[int, int]]  # (layer, head), both from 0
 Lesion = Literal["flatten", "zero", "mean"]
+LOSS_EVERY = 20  # steps of training in one number of the kept losses
 
 
 @dataclass(frozen=True)
@@ -204,12 +205,16 @@ class CircuitTransformer(nn.Module):
 
     # --- one token at a time -----------------------------------------------------------------
 
-    def prefill(self, ids: Sequence[int] | np.ndarray) -> State:
-        """Read a prompt (or none of it) with fused attention; nothing is masked here."""
+    def prefill(self, ids: Sequence[int] | np.ndarray, masked_heads: Heads = ()) -> State:
+        """Read a prompt (or none of it) with fused attention.
+
+        The paper's test masks heads while decoding only: masked_heads are for other questions.
+        """
         c = self.configuration
         empty = torch.zeros(1, c.heads, 0, c.width // c.heads)
         state = State((empty,) * c.layers, (empty,) * c.layers, 0)
-        return self._read(ids, state, {}, attends=False)[2] if len(ids) else state
+        masked = self._masked(masked_heads)
+        return self._read(ids, state, masked, attends=False)[2] if len(ids) else state
 
     def step(
         self, token: int, state: State, masked_heads: Heads = ()
@@ -351,9 +356,18 @@ def _right(answers: Int[np.ndarray, "rows"], task: CircuitTask) -> float:
 # --- weights ---------------------------------------------------------------------------------
 
 
-def save(models: Iterable[CircuitTransformer], folder: str | Path) -> Path:
-    """Write weights.npz (float16) with all the models; what `load` reads."""
+def save(
+    models: Iterable[CircuitTransformer],
+    folder: str | Path,
+    losses: Mapping[str, Float[np.ndarray, "points"]] | None = None,
+) -> Path:
+    """Write weights.npz (float16) with all the models; what `load` reads.
+
+    losses: the training loss of each task, one number every LOSS_EVERY steps; what `losses` reads.
+    """
     arrays: dict[str, np.ndarray] = {}
+    for name, curve in (losses or {}).items():
+        arrays[f"{name}/losses"] = np.asarray(curve, np.float16)
     for model in models:
         name = model.configuration.task
         arrays[f"{name}/configuration"] = np.array(json.dumps(asdict(model.configuration)))
@@ -375,10 +389,7 @@ def load(name: str, folder: str | Path | None = None) -> CircuitTransformer:
 
     ValueError for an unknown name, FileNotFoundError where the folder has no weights.npz.
     """
-    from attnlab.paths import data_dir
-
-    folder = Path(folder) if folder is not None else data_dir() / "circuit_models"
-    with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
+    with np.load(_weights_file(folder), allow_pickle=False) as arrays:
         prefixes = {key.split("/")[0] for key in arrays.files}
         if name not in prefixes:
             raise ValueError(f"model must be one of {', '.join(sorted(prefixes))}, not {name!r}")
@@ -389,10 +400,24 @@ def load(name: str, folder: str | Path | None = None) -> CircuitTransformer:
         weights = {
             key.split("/", 1)[1]: torch.from_numpy(arrays[key].astype(np.float32))
             for key in own
-            if not key.endswith("/configuration")
+            if not key.endswith(("/configuration", "/losses"))
         }
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
+
+
+def losses(name: str, folder: str | Path | None = None) -> Float[np.ndarray, "points"]:
+    """The loss with which a shipped model was trained: nats an answer, means of LOSS_EVERY steps."""
+    with np.load(_weights_file(folder), allow_pickle=False) as arrays:
+        if f"{name}/losses" not in arrays.files:
+            raise ValueError(f"no losses were kept for {name!r}")
+        return arrays[f"{name}/losses"].astype(np.float64)
+
+
+def _weights_file(folder: str | Path | None) -> Path:
+    from attnlab.paths import data_dir
+
+    return (Path(folder) if folder is not None else data_dir() / "circuit_models") / "weights.npz"
 
 
 if __name__ == "__main__":
