@@ -45,16 +45,16 @@ def head_scores(model: LanguageModel, text: str, *, n: int = 256, seed: int = 0)
     again = np.eye(n, k=-period, dtype=bool)  # (t, t - period): the same token, one period ago
     pieces = [model.tokenizer.pieces[i] for i in ids]
     return HeadScores(
-        previous=_share(read, np.eye(n, k=-1, dtype=bool)),
-        induction=_share(repeated, np.roll(again, 1, axis=1)),
-        same=_share(repeated, again),
-        word_start=_share(read, _began(np.array([not p.isalpha() for p in pieces]))),
-        line_start=_share(read, _began(np.array([b"\n" in p for p in pieces]))),
+        previous=share(read, np.eye(n, k=-1, dtype=bool)),
+        induction=share(repeated, np.roll(again, 1, axis=1)),
+        same=share(repeated, again),
+        word_start=share(read, _began(np.array([not p.isalpha() for p in pieces]))),
+        line_start=share(read, _began(np.array([b"\n" in p for p in pieces]))),
         first=read[..., n // 2 :, 0].mean(-1),
     )
 
 
-def _share(weights: Float[np.ndarray, "layers heads n n"], at: Bool[np.ndarray, "n n"]) -> Scores:
+def share(weights: Float[np.ndarray, "layers heads n n"], at: Bool[np.ndarray, "n n"]) -> Scores:
     """Mean attention on the places `at`, over the rows that have any."""
     rows = at.any(axis=1)
     return np.where(at, weights, 0).sum(-1)[..., rows].mean(-1)
