@@ -117,7 +117,8 @@ lesson.predict(
 )
 # %%
 WIDTH, VOCABULARY = 64, 128
-PAIRS, LENGTH, STEPS = (4, 24, 90) if lesson.quick() else (8, 48, 160)
+PAIRS, LENGTH, STEPS = (4, 16, 90) if lesson.quick() else (8, 48, 160)
+BATCH, RATE = (32, 8e-3) if lesson.quick() else (64, 3e-3)
 
 
 def weight(*shape):
@@ -160,11 +161,11 @@ class Convolution(nn.Module):
 rng = lesson.rng()
 task = {"vocabulary": VOCABULARY, "n": LENGTH, "pairs": PAIRS, "power": 0.1}
 inputs, labels = mqar(rng, 4000, **task)
-test = mqar(rng, 500, **task)
+test = mqar(rng, 300 if lesson.quick() else 500, **task)
 
 
 def rows(rng):
-    pick = rng.integers(len(inputs), size=64)
+    pick = rng.integers(len(inputs), size=BATCH)
     return inputs[pick], labels[pick]
 
 
@@ -186,7 +187,7 @@ def recall(mixer, label):
             model,
             rows,
             STEPS,
-            lr=3e-3,
+            lr=RATE,
             seed=lesson.seed(),
             progress=lambda i, of, loss: done(i / of),
         )
