@@ -151,8 +151,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword that is no array. `type` is int, float, bool, str or list[int]; a default of
-    None also allows None; REQUIRED has no default."""
+    """One keyword that is no array. `type` is int, float, bool, str, list[int] or list[dict] (a
+    network's layers); a default of None also allows None; REQUIRED has no default."""
 
     name: str
     type: Any
@@ -170,7 +170,8 @@ class Cost:
 
     flops counts one multiply-add as two and a causal mask once (half the square); bytes is the
     least traffic (inputs and outputs once, unless the algorithm must re-read); blas is the share
-    of the operations that are matrix products.
+    of the operations that are matrix products. Below `holds_from` no exponent is claimed (an exact
+    branch for short inputs, say).
     """
 
     time: str
@@ -182,6 +183,7 @@ class Cost:
     size: str = "n"
     memory: str = ""
     memory_exponent: float | None = None
+    holds_from: int = 0
     note: str = ""
 
 
@@ -208,11 +210,13 @@ class Operation:
     (with an option "causal": when that is on). `batch` names the dimension whose elements must not see each other. `prepare` names the
     operation whose outputs supply inputs that the example leaves out (an index, a cache).
     `state` arrays are taken as inputs and returned, updated, as outputs.
+    `refuse` pairs a predicate over the call with the message that refuses it; the message may name
+    sizes, options and `{why}`, what the predicate returned.
     """
 
     name: str
     inputs: tuple[Array | Group, ...]
-    outputs: tuple[Array, ...]
+    outputs: tuple[Array | Group, ...]
     example: Callable[..., dict[str, Any]]
     options: tuple[Option, ...] = ()
     about: str = ""
@@ -245,7 +249,7 @@ class Operation:
         return (*self.inputs, *self.state)
 
     @functools.cached_property
-    def results(self) -> tuple[Array, ...]:
+    def results(self) -> tuple[Array | Group, ...]:
         """Every declared output, state included."""
         return (*self.outputs, *self.state)
 

@@ -124,6 +124,7 @@ def _series(summary: Summary) -> dict[str, Any]:
             "left_out": list(growth.left_out),
             "claim": growth.claim,
             "verdict": growth.verdict,
+            "claimed_from": growth.claimed_from,
         }
 
     versus = summary.versus

@@ -400,7 +400,10 @@ def _growth(growth: Growth) -> str:
     )
     if growth.claim is None:
         return text
-    hint = " (grows less than claimed; see larger n)" if growth.verdict == "below" else ""
+    hint = {
+        "below": " (grows less than claimed; see larger n)",
+        "not judged": f" (it is for n ≥ {growth.claimed_from})",
+    }.get(growth.verdict, "")
     return f"{text}; claim {growth.claim:g}: {growth.verdict}{hint}"
 
 

@@ -18,13 +18,17 @@ SMALLEST_PEAK = 2**20  # bytes: below, pages and counters of the system are what
 
 @dataclass(frozen=True)
 class Growth:
-    """A fitted exponent beside the card's claim; `used` are the sizes it rests on."""
+    """A fitted exponent beside the card's claim; `used` are the sizes it rests on.
+
+    Where they reach below `claimed_from` the claim is not judged.
+    """
 
     fitted: Exponent
     used: tuple[int, ...]
     left_out: tuple[int, ...]
     claim: float | None
     verdict: str
+    claimed_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,11 @@ def shares(point: Point, rates: Rates, dtype: str) -> Shares:
 
 
 def growth(
-    sizes: list[int], values: list[float], usable: list[bool], claim: float | None
+    sizes: list[int],
+    values: list[float],
+    usable: list[bool],
+    claim: float | None,
+    claimed_from: int = 0,
 ) -> Growth | None:
     """The exponent over the tail of the usable points; None with fewer than two."""
     kept = fit.tail(sizes, usable)
@@ -78,8 +86,11 @@ def growth(
         return None
     fitted = fit.exponent([sizes[i] for i in kept], [values[i] for i in kept])
     left = tuple(n for n, good in zip(sizes, usable) if not good)
+    used = tuple(sizes[i] for i in kept)
     word = "" if claim is None else fit.verdict(fitted, claim)
-    return Growth(fitted, tuple(sizes[i] for i in kept), left, claim, word)
+    if claim is not None and min(used) < claimed_from:
+        word = "not judged"
+    return Growth(fitted, used, left, claim, word, claimed_from)
 
 
 def targets_of(results: Results) -> list[Target]:
@@ -103,7 +114,11 @@ def summarise(results: Results) -> list[Summary]:
             (card.exponent, card.memory_exponent) if card and backend != "numpy" else (None,) * 2
         )
         timed = growth(
-            ns, [p.median for p in points], [p.overhead <= OVERHEAD for p in points], claims[0]
+            ns,
+            [p.median for p in points],
+            [p.overhead <= OVERHEAD for p in points],
+            claims[0],
+            card.holds_from if card else 0,
         )
         peaks = [p for p in points if p.peak is not None]
         memory = growth(

@@ -193,3 +193,13 @@ def test_the_plan_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> 
     left = plan.make(Settings(names=("attention",)))
     assert left.backends == ()
     assert any("numba was not run: it is broken" in note for note in left.notes)
+
+
+def test_a_claim_is_not_judged_below_the_size_it_is_made_for() -> None:
+    sizes, seconds = [512, 1024, 2048], [1.0, 4.0, 16.0]
+    judged = summary.growth(sizes, seconds, [True] * 3, 1.1)
+    spared = summary.growth(sizes, seconds, [True] * 3, 1.1, claimed_from=1024)
+    assert judged is not None
+    assert judged.verdict == "FAIL"
+    assert spared is not None
+    assert (spared.verdict, spared.claimed_from) == ("not judged", 1024)

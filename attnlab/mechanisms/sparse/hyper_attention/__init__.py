@@ -220,7 +220,9 @@ EXHIBIT = Exhibit(
                 blas=0.9,
                 memory="batch heads n dim",
                 memory_exponent=1.0,
-                note="without a mask the exponent is 1; below min_seq_len it is that of attention, 2",
+                holds_from=8192,
+                note="without a mask the exponent is 1; below min_seq_len it is that of attention, 2, and with a "
+                "mask 1.3 just above it",
             ),
         ),
     ),
