@@ -87,7 +87,7 @@ def growth(
     fitted = fit.exponent([sizes[i] for i in kept], [values[i] for i in kept])
     left = tuple(n for n, good in zip(sizes, usable) if not good)
     used = tuple(sizes[i] for i in kept)
-    word = "" if claim is None else fit.verdict(fitted, claim)
+    word: str = "" if claim is None else fit.verdict(fitted, claim)
     if claim is not None and min(used) < claimed_from:
         word = "not judged"
     return Growth(fitted, used, left, claim, word, claimed_from)
