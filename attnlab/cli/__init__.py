@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from attnlab import __version__
-from attnlab.cli import bench, cache, catalog, compare, conform, dev, doctor, run
+from attnlab.cli import bench, cache, catalog, compare, conform, dev, doctor, explain, run
 
 app = typer.Typer(
     name="attnlab",
@@ -45,6 +45,8 @@ app.command("show")(catalog.show)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("conform")(conform.conform)
+explain.register()
+app.add_typer(explain.app, name="explain")
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(dev.app, name="dev")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attnlab.contract import InputError
 from attnlab.explain.flow import max_flow
 from attnlab.explain.problem import Problem, choose
 from attnlab.models.classifier import Trace
@@ -38,7 +39,7 @@ def read(problem: Problem) -> Reading:
     """
     trace = problem.trace()
     if not trace.weights:
-        raise ValueError(f"{type(problem.model).__name__} has no attention layer")
+        raise InputError(f"{type(problem.model).__name__} has no attention layer to read")
     top = trace.weights[-1]
     if top.shape[2] == 1:
         pooled = top.detach().mean(1)[:, 0]  # (batch, n): what the layers below are read by
@@ -63,7 +64,7 @@ def attention(problem: Problem, *, layer: int | None = None, head: int | None = 
         ("layer", layer, len(layers)), ("head", head, reading.trace.weights[0].shape[1]),
     ):  # fmt: skip
         if index is not None and not 0 <= index < count:
-            raise ValueError(f"{name} must be from 0 to {count - 1}, but is {index}")
+            raise InputError(f"{name} must be from 0 to {count - 1}, but is {index}")
     chosen = [reading.rows(l) for l in (layers if layer is None else [layer])]
     rows = [r.mean(1) if head is None else r[:, head] for r in chosen]
     return torch.stack(rows).mean(0)

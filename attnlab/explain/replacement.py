@@ -37,14 +37,8 @@ def outcomes(
     batch. A text of which nothing is left is read as one padding token. InputError for an unknown
     replacement, or "mask" where the model has no mask token.
     """
-    if replacement not in get_args(Replacement):
-        known = get_args(Replacement)
-        raise InputError(
-            f"replacement {replacement!r} is none of {', '.join(known)}{suggest(replacement, known)}"
-        )
+    check(model, replacement)
     filler = {"pad": model.pad_id, "mask": model.mask_id, "delete": None}[replacement]
-    if replacement == "mask" and filler is None:
-        raise InputError("this model has no mask token: take the replacement pad or delete")
     waiting: dict[int, list[tuple[int, int, np.ndarray]]] = defaultdict(list)
     found, inverses = [], []
     for i, (text, keep) in enumerate(zip(texts, keeps, strict=True)):
@@ -67,6 +61,17 @@ def outcomes(
                 for (i, j, _), row in zip(part, probabilities.numpy()):
                     found[i][j] = row
     return [f[inverse] for f, inverse in zip(found, inverses)]
+
+
+def check(model: Classifier, replacement: str) -> None:
+    """InputError for an unknown replacement, or "mask" where the model has no mask token."""
+    known = get_args(Replacement)
+    if replacement not in known:
+        raise InputError(
+            f"replacement {replacement!r} is none of {', '.join(known)}{suggest(replacement, known)}"
+        )
+    if replacement == "mask" and model.mask_id is None:
+        raise InputError("this model has no mask token: take the replacement pad or delete")
 
 
 def _without(

@@ -71,16 +71,30 @@ class Running:
 
     def means(self, level: float = LEVEL) -> list[Mean]:
         """A `Mean` a quantity, percentile intervals."""
-        found = []
-        for i, n in enumerate(self.n):
-            low = high = float("nan")
-            drawn = self.weights[:, i] > 0
-            if n >= 2 and drawn.any():
-                resampled = self.sums[drawn, i] / self.weights[drawn, i]
-                low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]).tolist()
-            value = float(self.total[i] / n) if n else float("nan")
-            found.append(Mean(value, low, high, int(n), self.texts - int(n), self.seeds, level))
-        return found
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values, resampled = self.total / self.n, self.sums / self.weights
+        return [
+            self._mean(float(value), column, int(n), level)
+            for value, column, n in zip(values, resampled.T, self.n)
+        ]
+
+    def difference(self, i: int, j: int, level: float = LEVEL) -> Mean:
+        """Quantity i less quantity j: both come from the same resamples of the texts.
+
+        n: the texts where both can be defined, the smaller of their two numbers.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = float(self.total[i] / self.n[i] - self.total[j] / self.n[j])
+            resampled = self.sums / self.weights
+        both = int(min(self.n[i], self.n[j]))
+        return self._mean(value, resampled[:, i] - resampled[:, j], both, level)
+
+    def _mean(self, value: float, resampled: np.ndarray, n: int, level: float) -> Mean:
+        low = high = float("nan")
+        drawn = resampled[np.isfinite(resampled)]  # a resample may hold no defined text
+        if n >= 2 and len(drawn):
+            low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        return Mean(value, low, high, n, self.texts - n, self.seeds, level)
 
 
 def mean(

@@ -1,0 +1,179 @@
+"""`attnlab explain`: is it an explanation?"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from attnlab.cli import common
+
+if TYPE_CHECKING:
+    from attnlab.models.classifier import Classifier
+
+TEXT = "text"  # the command that an unknown first word is given to
+
+HELP = """Explain a classifier's decision by many methods, and ask whether they explain it.
+
+attnlab explain "a lovely film, never dull"   heat maps, agreement and faithfulness of one text
+attnlab explain bench --data FILE             the same over a data set, with intervals and tests
+
+Options of the first form: attnlab explain text --help.
+"""
+
+
+class TextGroup(TyperGroup):
+    """A group whose first word is a command's name or else the beginning of a text."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = args[0] if args else "--help"
+        if first not in self.commands and first not in ("-h", "--help"):
+            args = [TEXT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=TextGroup, help=HELP, no_args_is_help=True, add_completion=False)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="NAME|PATH", help="bilstm, transformer, bert, a folder or a hub name."
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="M,M,…", help="Attribution methods, or all."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="LABEL", help="The class to explain; the predicted one without."
+    ),
+]
+Output = Annotated[
+    str,
+    typer.Option("--output", metavar="probability|logit", help="What of the class is explained."),
+]
+Replacement = Annotated[
+    str,
+    typer.Option("--replacement", metavar="pad|mask|delete", help="What removing a token means."),
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="F", help="One self-contained page.")]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="F", help="Everything in numbers; - is standard output."),
+]
+
+
+@app.command(TEXT)
+def text(
+    words: Annotated[list[str], typer.Argument(metavar="TEXT", help="The text; - reads it.")],
+    model: Model = "bilstm",
+    method: Methods = None,
+    target: Target = None,
+    output: Output = "probability",
+    replacement: Replacement = "pad",
+    html: Html = None,
+    json_: JsonFile = None,
+    seed: common.Seed = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="One short text is fastest on one thread.")
+    ] = 1,
+) -> None:
+    """Explain one text by all methods: heat maps, agreement, faithfulness and controls."""
+    check_files(html, json_)
+    sentence = sys.stdin.read() if words == ["-"] else " ".join(words)
+    if not sentence.strip():
+        common.refuse("the text has no word")
+    with quiet_errors():
+        import torch
+
+        from attnlab.explain.examine import examine
+
+        torch.set_num_threads(common.threads_or_all(threads))
+        one = examine(
+            load(model), " ".join(sentence.split()), split(method) or ["all"],
+            target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
+        )  # fmt: skip
+        document = one.as_dict() | {"model": model}
+    if json_ == "-":
+        common.emit(document)
+    else:
+        from attnlab.explain.report import show
+
+        console = common.console()
+        show(one, console)
+        if json_ is not None:
+            write(json_, dumps(document), console)
+    if html is not None:
+        from attnlab.explain.page import examined
+
+        write(str(html), examined(one), common.console(stderr=json_ == "-"))
+
+
+def load(name: str) -> Classifier:
+    """A classifier by name; one line for what is no model."""
+    from attnlab.models.classifiers import load as load_classifier
+
+    try:
+        return load_classifier(name)
+    except (ModuleNotFoundError, ValueError, OSError) as error:
+        if type(error).__name__ == "InputError":
+            raise
+        common.refuse(f"--model {name}: {error}")
+
+
+def register() -> None:
+    """The group's other commands; each has a file of its own."""
+    from attnlab.cli import explain_bench, explain_heads
+
+    app.command("bench")(explain_bench.bench)
+    app.command("heads")(explain_heads.heads)
+
+
+class quiet_errors:
+    """Turns what a user can mend into one line: too long a text, a path that is not the model's."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None and kind.__name__ in ("PathsDiffer", "FormatError", "DatasetMissing"):
+            common.refuse(str(error))
+
+
+def split(names: list[str] | None) -> list[str]:
+    """--method a,b --method c -> [a, b, c]."""
+    return [part.strip() for text in names or () for part in text.split(",") if part.strip()]
+
+
+def check_files(html: Path | None, json_: str | None) -> None:
+    """Before anything is computed: can the results be written?"""
+    for flag, where in (("--html", html), ("--json", json_)):
+        if where is None or str(where) == "-":
+            continue
+        path = Path(where)
+        if path.is_dir():
+            common.refuse(f"{flag}: {path} is a folder")
+        if not path.resolve().parent.is_dir():
+            common.refuse(f"{flag}: no folder {path.parent}")
+        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+            common.refuse(f"{flag}: {path} cannot be written")
+
+
+def dumps(document: Any) -> str:
+    return (
+        json.dumps(common._finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def write(where: str, content: str, console: Any) -> None:
+    try:
+        Path(where).write_text(content, encoding="utf-8")
+    except OSError as error:
+        common.refuse(f"cannot write {where} ({error.strerror})")
+    console.print(f"written: {where}", soft_wrap=True, markup=False)
