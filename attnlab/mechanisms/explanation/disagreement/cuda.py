@@ -395,7 +395,8 @@ def self_attend(
     )
     if not released:
         context = linear(context, W, bias)
-    weights = norms = None
+    weights: Any = None
+    norms: Any = None
     if want & {"weights", "norms"}:
         weights = attention_weights(q, k, lse, **hooks)
     if "norms" in want:
