@@ -116,7 +116,7 @@ class Extractor(nn.Module):
 
 
 # %% tags=["hide-input"]
-WIDTH, CONTEXT, BATCH, STEPS = (48, 24, 16, 170) if lesson.quick() else (48, 48, 32, 200)
+WIDTH, CONTEXT, BATCH, STEPS = (48, 16, 12, 150) if lesson.quick() else (48, 48, 32, 200)
 held_out = sequence.consecutive_windows(corpus.validation, CONTEXT)
 held_out = tuple(part[: 400 if lesson.quick() else None] for part in held_out)
 
@@ -132,7 +132,7 @@ def trained(mixer, label):
             model,
             batches,
             STEPS,
-            lr=2e-3,
+            lr=3e-3 if lesson.quick() else 2e-3,
             seed=lesson.seed(),
             progress=lambda i, of, loss: done(i / of),
         )
