@@ -170,7 +170,7 @@ class Bert(Classifier):
         rows: Iterable[Labelled],
         validation: Iterable[Labelled],
         *,
-        strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
+        strengths: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
         progress: Callable[[int, int], None] | None = None,
     ) -> float:
         """Fit the head on labelled texts and return its accuracy on the validation texts.

@@ -29,7 +29,7 @@ class Configuration:
 
     width: int = 48
     hidden: int = 32
-    dropout: float = 0.3
+    dropout: float = 0.5
 
 
 class BiLSTM(WordClassifier):

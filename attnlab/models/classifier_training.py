@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import cos, nan, pi
 from typing import Protocol
 
 import torch
@@ -70,8 +70,8 @@ def train(
     extra: Iterable[Labelled] = (),
     labels: Sequence[str] | None = None,
     configuration: dict | None = None,
-    epochs: int = 40,
-    patience: int = 8,
+    epochs: int = 16,
+    patience: int = 6,
     batch: int = 32,
     lr: float = 2e-3,
     weight_decay: float = 1e-2,
@@ -99,7 +99,7 @@ def train(
     if not rows or not held:
         raise InputError("training needs at least two texts: one to learn, one to validate with")
     if kind == "bert":
-        return _fit_bert(chance, rows, held, labels, progress)
+        return _fit_bert(chance, [*rows, *extra], held, labels, progress)
     torch.manual_seed(seed)
     model = _beginning(kind, [r.text for r in [*rows, *extra]], labels, configuration)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -109,16 +109,20 @@ def train(
     try:
         for epoch in range(epochs):
             model.train()
-            order, total = torch.randperm(len(data)).tolist(), 0.0
-            for first in range(0, len(order), batch):
-                if time.monotonic() - start > seconds:
+            total, batches = 0.0, _batches(data, batch)
+            for step, some in enumerate(batches):
+                elapsed = (time.monotonic() - start) / seconds
+                done = max((epoch + step / len(batches)) / epochs, elapsed)
+                if elapsed > 1:
                     break
-                loss = _loss(model, [data[i] for i in order[first : first + batch]], drop=0.1)
+                for group in optimizer.param_groups:  # a cosine down to nothing
+                    group["lr"] = lr * (1 + cos(pi * min(1, done))) / 2
+                loss = _loss(model, some, drop=0.1)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                total += loss.item() * len(order[first : first + batch]) / len(order)
+                total += loss.item() * len(some) / len(data)
             validated, accuracy = evaluate(model, held_data)
             waited = 0 if validated < best else waited + 1
             if validated < best:
@@ -174,6 +178,15 @@ def _encoded(model: Classifier, rows: Sequence[Labelled]) -> list[Example]:
     return [(model.encode(r.text), r.label) for r in rows]
 
 
+def _batches(data: Sequence[Example], size: int) -> list[list[Example]]:
+    """Random batches of texts of like length, in random order: less padding to compute with."""
+    order, batches = torch.randperm(len(data)).tolist(), []
+    for first in range(0, len(order), 16 * size):
+        some = sorted((data[i] for i in order[first : first + 16 * size]), key=lambda x: len(x[0]))
+        batches += [some[i : i + size] for i in range(0, len(some), size)]
+    return [batches[i] for i in torch.randperm(len(batches)).tolist()]
+
+
 def _batch(model: Classifier, data: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     ids, mask = pad([encoded for encoded, _ in data], model.pad_id)
     return ids, mask, torch.tensor([label for _, label in data])
@@ -187,7 +200,7 @@ def _loss(model: WordClassifier, data: Sequence[Example], drop: float) -> Tensor
     assert model.mask_id is not None
     ids = ids.masked_fill(word & (chance < drop), model.mask_id)
     ids = ids.masked_fill(word & (chance < drop / 2), model.vocabulary.ids[UNKNOWN])
-    return F.cross_entropy(model(model.embed(ids, mask), mask), y)
+    return F.cross_entropy(model(model.embed(ids, mask), mask), y, label_smoothing=0.1)
 
 
 def _beginning(

@@ -25,6 +25,9 @@ from attnlab.models.words import Vocabulary, WordClassifier, normal, tokenize
 __all__ = ["KINDS", "Labelled", "Progress", "accuracy", "build", "load", "save", "train"]
 
 
+PHRASES = 3000  # of opinion words, beside the reviews
+
+
 def load(name: str | Path) -> Classifier:
     """A classifier in evaluation mode.
 
@@ -110,6 +113,7 @@ def _default_bert() -> Classifier:
     """The pretrained encoder; its head is fitted on the embedded reviews once, then cached."""
     from zlib import crc32
 
+    from attnlab.datasets.opinions import phrases
     from attnlab.datasets.reviews import reviews
     from attnlab.paths import cache_dir, data_dir
 
@@ -117,7 +121,8 @@ def _default_bert() -> Classifier:
     folder = cache_dir() / f"bert-head-{corpus:08x}"
     if (folder / "model.json").is_file():
         return _read(folder)
-    model = train("bert", reviews("train"), validation=reviews("validation"))
+    extra = phrases(PHRASES // 4)
+    model = train("bert", reviews("train"), validation=reviews("validation"), extra=extra)
     save(model, folder)
     return model
 
@@ -142,7 +147,7 @@ def main() -> None:
     command = commands.add_parser("train", help="train the shipped classifiers anew")
     command.add_argument("--out", type=Path, default=here)
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--threads", type=int, default=1)
     commands.add_parser("report", help="the shipped classifiers' accuracy on held-out texts")
     options = parser.parse_args()
     if options.command == "report":
@@ -168,13 +173,11 @@ def main() -> None:
             validation=reviews("validation"),
             extra=phrases(PHRASES, seed=options.seed),
             seed=options.seed,
+            seconds=600,  # some 20 on an idle core; a busy machine shall not cut it short
             progress=show,
         )
         save(model, options.out / kind)
     report(options.out)
-
-
-PHRASES = 3000  # of opinion words, beside the reviews
 
 
 def report(folder: Path | None = None) -> None:

@@ -29,7 +29,7 @@ class Configuration:
     layers: int = 2
     heads: int = 4
     hidden: int = 96  # of the feed-forward part
-    dropout: float = 0.3
+    dropout: float = 0.4
 
 
 class Attended(NamedTuple):
