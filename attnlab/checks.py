@@ -103,7 +103,7 @@ def check_option(option: Option, value: Any) -> Any:
     if value is REQUIRED:
         raise InputError(f"option {name} is required")
     if value is None:
-        if option.default is None:
+        if option.default is None or None in (option.choices or ()):
             return None
         raise InputError(f"option {name} must be {_type_name(option.type)}, but is None")
     value = _typed(option, value.item() if isinstance(value, np.generic) else value)
