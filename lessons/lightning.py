@@ -136,7 +136,7 @@ except DatasetMissing:
     print("Tiny Shakespeare is not on this machine: the Python reference text stands in.")
 
 WIDTH, HEADS = 48, 4
-CONTEXT, BATCH = (48, 16) if lesson.quick() else (96, 32)
+CONTEXT, BATCH = (48, 12) if lesson.quick() else (96, 32)
 steps = 90 if lesson.quick() else 150
 held_out = sequence.consecutive_windows(corpus.validation, CONTEXT)
 held_out = tuple(part[: 200 if lesson.quick() else None] for part in held_out)

@@ -136,7 +136,7 @@ def trained(mixer, steps, seed, label, beta=BETA):
     with lesson.progress(label) as done, threadpool_limits(1):
         sequence.train(
             model,
-            lambda rng: ring_retrieval(rng, 64),
+            lambda rng: ring_retrieval(rng, 40 if lesson.quick() else 64),
             steps,
             lr=4e-3,
             optimizer="adam",

@@ -311,7 +311,7 @@ pool = [piece for piece in pieces["train"] if len(piece) > CONTEXT]
 def excerpts(rng):
     """Excerpts that begin with a soprano note."""
     rows = []
-    for p in rng.integers(len(pool), size=8 if lesson.quick() else 16):
+    for p in rng.integers(len(pool), size=6 if lesson.quick() else 16):
         start = 4 * int(rng.integers((len(pool[p]) - CONTEXT - 1) // 4 + 1))
         rows.append(pool[p][start : start + CONTEXT + 1])
     return np.stack(rows)[:, :-1], np.stack(rows)[:, 1:]
@@ -321,7 +321,7 @@ def windows(n):
     """The held-out pieces, cut into windows of n tokens."""
     cut = [sequence.consecutive_windows(piece, n) for piece in pieces["valid"] if len(piece) > n]
     inputs, labels = (np.concatenate(part) for part in zip(*cut))
-    most = 40 if lesson.quick() else 150
+    most = 24 if lesson.quick() else 150
     return inputs[:most], labels[:most]
 
 

@@ -260,7 +260,7 @@ lesson.predict(
 )
 # %%
 counts = (5, 8, 20) if lesson.quick() else (5, 8, 10, 12, 20)
-many = 50 if lesson.quick() else 200
+many = 30 if lesson.quick() else 200
 fresh = {n: convex_hulls(np.random.default_rng(lesson.seed() + n), many, n).points for n in counts}
 walked = {n: quality(P, walk(pointing, P, "hull")) for n, P in fresh.items()}
 unskilled = {n: quality(P, walk(untrained, P, "hull")) for n, P in fresh.items()}
