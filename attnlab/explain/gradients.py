@@ -1,4 +1,8 @@
-"""Attributions from gradients. Raw scores (batch, n, width) are summed over the width, sign kept."""
+"""Attributions from gradients (batch, n, width): products with the input are summed over the width.
+
+A bare gradient is not: behind a layer norm, adding a constant to an embedding changes nothing, so the
+gradient's sum over the width is exactly 0. Its length is taken instead, which has no sign.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,8 @@ Scores = Float[Tensor, "batch n"]
 
 
 def gradient(problem: Problem) -> Scores:
-    """dF/dx, summed over the embedding (Simonyan, Vedaldi & Zisserman, 2014).
-
-    The sum over the width is what the other gradient methods take, so that all are comparable.
-    """
-    return problem.gradient(problem.embedded[None])[0].sum(-1)
+    """|dF/dx|, the length of the gradient (Simonyan, Vedaldi & Zisserman, 2014). Has no sign."""
+    return problem.gradient(problem.embedded[None])[0].norm(dim=-1)
 
 
 def input_x_gradient(problem: Problem) -> Scores:
@@ -43,7 +44,7 @@ def integrated_gradients(problem: Problem, *, n_steps: int = 50) -> Scores:
 
 
 def smoothgrad(problem: Problem, *, n_samples: int = 25, noise: float = 0.15) -> Scores:
-    """The mean gradient at noisy copies of the input (Smilkov et al., "SmoothGrad", 2017).
+    """The length of the mean gradient at noisy copies (Smilkov et al., "SmoothGrad", 2017). Has no sign.
 
     noise: standard deviation as a share of the range of the text's own embeddings.
     """
@@ -56,7 +57,7 @@ def smoothgrad(problem: Problem, *, n_samples: int = 25, noise: float = 0.15) ->
     draws = draws.to(problem.embedded)
     for part in problem.chunks(n_samples):
         total += problem.gradient(problem.embedded + draws[part]).sum(0)
-    return (total / n_samples).sum(-1)
+    return (total / n_samples).norm(dim=-1)
 
 
 def lrp(problem: Problem) -> Scores:

@@ -33,12 +33,7 @@ def lime(
     the flattened embeddings of x and x(z); minimises sum pi (F - b - w.z)^2 + alpha |w|^2, the
     intercept b unpenalised. `masks` are drawn where not given.
     """
-    if masks is None:
-        masks = torch.zeros(n_samples, *problem.ids.shape, dtype=torch.bool)
-        for row, n in enumerate(problem.lengths):
-            bits = problem.rng(row, "lime").integers(0, 2, size=(n_samples, n), dtype="uint8")
-            masks[:, row, :n] = torch.as_tensor(bits == 1)
-    masks = masks & problem.mask
+    masks = (draw_masks(problem, n_samples) if masks is None else masks) & problem.mask
     y = masked_outputs(problem, masks).double()  # (samples, batch)
     z = masks.double()
 
@@ -61,6 +56,15 @@ def lime(
     right = weighted @ y.T[..., None]
     ridge = alpha * torch.eye(z.shape[-1], dtype=z.dtype)
     return torch.linalg.solve(gram + ridge, right).squeeze(-1)
+
+
+def draw_masks(problem: Problem, n_samples: int) -> Bool[Tensor, "samples batch n"]:
+    """Each token is there or not with equal chance; false at padding."""
+    masks = torch.zeros(n_samples, *problem.ids.shape, dtype=torch.bool)
+    for row, n in enumerate(problem.lengths):
+        bits = problem.rng(row, "lime").integers(0, 2, size=(n_samples, n), dtype="uint8")
+        masks[:, row, :n] = torch.as_tensor(bits == 1)
+    return masks
 
 
 def leave_one_out(problem: Problem) -> Scores:

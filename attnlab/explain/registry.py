@@ -18,7 +18,8 @@ from attnlab.explain import attention, deeplift, gradients, perturbation, shap
 class Method:
     """An attribution method.
 
-    signed: whether a negative score means evidence against the target; attention has no sign.
+    signed: whether a negative score means evidence against the target; attention weights and the
+    length of a gradient have no sign.
     complete: whether the scores sum to F(x) - F(x'), the change from the baseline.
     """
 
@@ -40,10 +41,10 @@ METHODS: dict[str, Method] = {
         Method("flow", "Attention flow", "attention", "Abnar & Zuidema 2020", attention.flow, signed=False),
         Method("attention_gradient", "Gradient-weighted attention", "attention", "Chefer et al. 2021", attention.attention_gradient, signed=False),
         Method("value_zeroing", "Value zeroing", "attention", "Mohebbi et al. 2023", attention.value_zeroing, signed=False),
-        Method("gradient", "Gradient", "gradient", "Simonyan et al. 2014", gradients.gradient),
+        Method("gradient", "Gradient", "gradient", "Simonyan et al. 2014", gradients.gradient, signed=False),
         Method("input_x_gradient", "Input × gradient", "gradient", "Shrikumar et al. 2016", gradients.input_x_gradient),
         Method("integrated_gradients", "Integrated gradients", "gradient", "Sundararajan et al. 2017", gradients.integrated_gradients, complete=True),
-        Method("smoothgrad", "SmoothGrad", "gradient", "Smilkov et al. 2017", gradients.smoothgrad),
+        Method("smoothgrad", "SmoothGrad", "gradient", "Smilkov et al. 2017", gradients.smoothgrad, signed=False),
         Method("lrp", "Layer-wise relevance propagation", "gradient", "Arras et al. 2017; Ali et al. 2022", gradients.lrp),
         Method("deep_lift", "DeepLIFT", "gradient", "Shrikumar et al. 2017", deeplift.deep_lift),
         Method("deep_shap", "Deep-SHAP", "Shapley values", "Lundberg & Lee 2017", shap.deep_shap),

@@ -55,12 +55,7 @@ def gradient_shap(
     """
     several = _several(problem, baselines)
     if coefficients is None or choice is None:
-        generators = [problem.rng(row, "gradient_shap") for row in range(len(problem.texts))]
-        drawn = [
-            (g.random(n_samples), g.integers(len(several), size=n_samples)) for g in generators
-        ]
-        coefficients = torch.as_tensor(np.stack([u for u, _ in drawn], axis=1))
-        choice = torch.as_tensor(np.stack([k for _, k in drawn], axis=1))
+        coefficients, choice = draw_points(problem, n_samples, len(several))
     rows = torch.arange(len(problem.texts))
     total = torch.zeros_like(problem.embedded)
     for part in problem.chunks(len(coefficients)):
@@ -69,6 +64,16 @@ def gradient_shap(
         grad = problem.gradient(u * problem.embedded + (1 - u) * b)
         total += ((problem.embedded - b) * grad).sum(0)
     return (total / len(coefficients)).sum(-1)
+
+
+def draw_points(
+    problem: Problem, n_samples: int, baselines: int
+) -> tuple[Float[Tensor, "draws batch"], Int[Tensor, "draws batch"]]:
+    """u ~ U(0, 1) and the number of a baseline, for every draw of every text."""
+    generators = [problem.rng(row, "gradient_shap") for row in range(len(problem.texts))]
+    drawn = [(g.random(n_samples), g.integers(baselines, size=n_samples)) for g in generators]
+    u, k = (np.stack(part, axis=1) for part in zip(*drawn))
+    return torch.as_tensor(u), torch.as_tensor(k)
 
 
 def kernel_shap(

@@ -43,7 +43,9 @@ def one_at_a_time(
 
 
 METHODS: dict[str, Any] = {
-    "gradient": lambda f, x, b, t: captum.Saliency(f).attribute(x, target=t, abs=False),
+    "gradient": lambda f, x, b, t: (
+        captum.Saliency(f).attribute(x, target=t).norm(dim=-1, keepdim=True)
+    ),
     "input_x_gradient": lambda f, x, b, t: captum.InputXGradient(f).attribute(x, target=t),
     "integrated_gradients": lambda f, x, b, t: captum.IntegratedGradients(f).attribute(
         x, baselines=b, target=t, n_steps=50

@@ -253,6 +253,13 @@ def test_another_function_on_the_readable_path_is_noticed(bilstm: Classifier) ->
     assert len(attribute(model, TEXTS, "integrated_gradients")) == len(TEXTS)
 
 
+def test_a_gradient_behind_a_layer_norm_sums_to_zero(transformer: Classifier) -> None:
+    """Why the length is taken: every path from the embedding leads through a norm that ignores constants."""
+    problem = problem_of(transformer)
+    raw = problem.gradient(problem.embedded[None])[0] * problem.mask[..., None]
+    assert raw.sum(-1).abs().max() < 1e-5 * raw.norm(dim=-1).max()
+
+
 def test_a_score_that_is_undefined_stays_undefined(bilstm: Classifier) -> None:
     import copy
 
