@@ -25,7 +25,7 @@ from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import row_max
 
 from . import EXHIBIT
-from .curves import auc, judge_edges, judge_nodes, members, softmax
+from .curves import auc, judge_edges, judge_nodes, members, softmax, unit
 
 PIECES = 16  # gradients that are added up; fixed, so that results do not depend on threads
 WIDTH = 256  # columns of a tile in training
@@ -54,9 +54,8 @@ def find_circuit(
     N, n, d = streams.shape
     F, dtype = len(enc_bias), streams.dtype
     by_columns = dec_unit == "columns"
-    W_e, b_e, W_d, t = enc_weight.copy(), enc_bias.copy(), dec_weight.copy(), tied_bias.copy()
-    rescale(W_e, False)
-    rescale(W_d, by_columns)
+    W_e, W_d = unit(enc_weight, 1), unit(dec_weight, 0 if by_columns else 1)
+    b_e, t = enc_bias.copy(), tied_bias.copy()
 
     x = streams.reshape(N * n, d)
     a = np.maximum((streams[:2] - t) @ W_e.T + b_e, 0)
@@ -129,7 +128,7 @@ def score_codes(
     ranks = _by_head(codes)
     U, total = np.zeros((2, n, n), np.int64)
     run_workers(
-        count_pairs, ranks, U, total, np.zeros(1, np.int64),
+        count_pairs, ranks, int(ranks.max()) + 1, U, total, np.zeros(1, np.int64),
         workers=None if codes.size * n > 2**18 else 1,
     )  # fmt: skip
     nodes = judge_nodes(_counts(ranks), n_layers, truth, median_pred)
@@ -163,7 +162,7 @@ def _by_head(codes: Int[np.ndarray, "N n"]) -> Int[np.ndarray, "n N"]:
 
 def _counts(ranks: Int[np.ndarray, "n N"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     made = np.zeros((3, len(ranks)), np.int64)
-    count_codes(ranks, made)
+    count_codes(ranks, int(ranks.max()) + 1, made)
     return made[0], made[1], made[2]
 
 
@@ -244,7 +243,14 @@ def descend(x, W_e, b_e, W_d, W_dt, t, rate, g_We, g_be, g_Wd, g_t, sums, counte
         if p >= pieces:
             break
         begin, end = p * R // pieces, (p + 1) * R // pieces
-        g_We[p], g_be[p], g_Wd[p], g_t[p] = zero, zero, zero, zero
+        for c in range(d):
+            g_t[p, c] = zero
+            for f in range(F):
+                g_Wd[p, c, f] = zero
+        for f in range(F):
+            g_be[p, f] = zero
+            for c in range(d):
+                g_We[p, f, c] = zero
         ones, squares = 0.0, 0.0
         for first in range(begin, end, width):
             w = min(width, end - first)
@@ -286,16 +292,16 @@ def descend(x, W_e, b_e, W_d, W_dt, t, rate, g_We, g_be, g_Wd, g_t, sums, counte
 @block
 def along(w, g, by_columns, out):
     """out <- g . w of every row, or of every column."""
-    out[:] = w.dtype.type(0)
+    for i in range(w.shape[1] if by_columns else w.shape[0]):
+        out[i] = w.dtype.type(0)
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
             out[j if by_columns else i] += w[i, j] * g[i, j]
 
 
-@worker
-def rescale(w, by_columns):
+@block
+def rescale(w, by_columns, squares):
     """(3): rows (columns) of w to length 1, in place; zeros stay."""
-    squares = scratch.tile(max(w.shape[0], w.shape[1]), w.dtype)
     along(w, w, by_columns, squares)
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
@@ -349,16 +355,16 @@ def step(W_e, b_e, W_d, t, g_We, g_be, g_Wd, g_t, moments, rates, by_columns):
     adam(W_d.reshape(size), g_Wd[0].reshape(size), m[size : 2 * size], v[size : 2 * size], rates)
     adam(b_e, g_be[0], m[2 * size : 2 * size + F], v[2 * size : 2 * size + F], rates)
     adam(t, g_t[0], m[2 * size + F :], v[2 * size + F :], rates)
-    rescale(W_e, False)
-    rescale(W_d, by_columns)
+    rescale(W_e, False, room)
+    rescale(W_d, by_columns, room)
 
 
 @worker
-def count_codes(ranks, made):
+def count_codes(ranks, F, made):
     """(5): made (3, n) <- codes on positives only, on negatives only, in all; ranks (n, N)."""
     n, N = ranks.shape
     # of head h: 3h + 1 seen on a negative, 3h + 2 on a positive, 3h + 3 on both; at most 3h not yet
-    seen = np.zeros(ranks.max() + 1, np.int64)
+    seen = np.zeros(F, np.int64)
     for h in range(n):
         pos, neg, both = 0, 0, 0
         low = 3 * h
@@ -378,10 +384,9 @@ def count_codes(ranks, made):
 
 
 @worker
-def count_pairs(ranks, U, total, counter):
+def count_pairs(ranks, F, U, total, counter):
     """(7) and its divisor for all pairs of heads; ranks (n, N), U, total (n, n) zeros before."""
     n, N = ranks.shape
-    F = ranks.max() + 1
     start = scratch.tile(F + 1, np.int64)
     order = scratch.tile(N, np.int64)
     on_pos, on_neg = (
@@ -393,7 +398,8 @@ def count_pairs(ranks, U, total, counter):
         g = fetch_add(counter, 1)
         if g >= n:
             break
-        start[:] = 0  # examples by their code of head g, negatives first within a code
+        for f in range(F + 1):  # examples by their code of head g, negatives first within a code
+            start[f] = 0
         for e in range(N):
             start[ranks[g, e] + 1] += 1
         for f in range(F):

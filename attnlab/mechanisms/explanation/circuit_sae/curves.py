@@ -1,4 +1,4 @@
-"""From scores to a judgement: softmax, the ROC curve and its area, the code's F1 and the true one."""
+"""Unit vectors; and from scores to a judgement: softmax, the ROC curve, the code's F1, the true one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+
+def unit(w: np.ndarray, axis: int) -> np.ndarray:
+    """(3): vectors along the axis rescaled to length 1; one of zeros stays."""
+    length = np.sqrt((w * w).sum(axis=axis, keepdims=True))
+    return w / np.where(length > 0, length, 1)
 
 
 def softmax(scores: Float[np.ndarray, "*lead n"], axis: int = -1) -> Float[np.ndarray, "*lead n"]:

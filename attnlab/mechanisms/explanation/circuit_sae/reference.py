@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from . import EXHIBIT
-from .curves import auc, judge_edges, judge_nodes, members, softmax
+from .curves import auc, judge_edges, judge_nodes, members, softmax, unit
 
 AXIS = {"rows": 1, "columns": 0}
 
@@ -123,12 +123,6 @@ def node_counts(codes: Int[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray, 
     sets = [(set(c[:half].tolist()), set(c[half:].tolist())) for c in codes.T]
     rows = [(len(pos - neg), len(neg - pos), len(pos | neg)) for pos, neg in sets]
     return tuple(np.array(rows).T)  # type: ignore[return-value]
-
-
-def unit(w: np.ndarray, axis: int) -> np.ndarray:
-    """(3): vectors along the axis rescaled to length 1; one of zeros stays."""
-    length = np.sqrt((w * w).sum(axis=axis, keepdims=True))
-    return w / np.where(length > 0, length, 1)
 
 
 def project(g: np.ndarray, w: np.ndarray, axis: int) -> np.ndarray:

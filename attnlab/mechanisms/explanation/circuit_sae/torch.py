@@ -1,4 +1,4 @@
-"""Circuits by sparse autoencoders in PyTorch: autograd and Adam, tables of flags for the counts."""
+"""Circuits by sparse autoencoders in PyTorch: autograd and Adam, sorted pairs for the counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import EXHIBIT
 
 AXIS = {"rows": 1, "columns": 0}
-TABLE = 2**26  # flags of pairs held at a time
+SORTED = 2**24  # pairs of codes sorted at a time
 
 
 @EXHIBIT.path
@@ -187,20 +187,19 @@ def node_counts(codes: Int[Tensor, "N n"]) -> tuple[Tensor, Tensor, Tensor]:
 
 def edge_counts(codes: Int[Tensor, "N n"]) -> tuple[Int[Tensor, "n n"], Int[Tensor, "n n"]]:
     """(7): pairs on positives only; pairs on positives plus pairs on negatives; diagonals 0."""
-    N, n = codes.shape
-    # Codes of a head become ranks among those it uses: the tables of pairs stay small.
-    rank = seen(codes, int(codes.max()) + 1).cumsum(1) - 1
-    ranks = rank.gather(1, codes.T).T  # (N, n)
-    K = int(ranks.max()) + 1
+    (N, n), F = codes.shape, int(codes.max()) + 1
     U, total = codes.new_zeros(2, n, n)
-    step = max(1, TABLE // K**2)
-    for g in range(n):
-        for h in range(0, n, step):
-            pairs = ranks[:, g, None] * K + ranks[:, h : h + step]  # (N, heads)
-            pos, neg = seen(pairs[: N // 2], K * K), seen(pairs[N // 2 :], K * K)
-            U[g, h : h + step] = (pos & ~neg).sum(1)
-            total[g, h : h + step] = pos.sum(1) + neg.sum(1)
+    step = max(1, SORTED // (N * n))
+    for g in range(0, n, step):
+        pairs = codes[:, g : g + step, None] * F + codes[:, None]  # (N, step, n)
+        pos, neg = distinct(pairs[: N // 2]), distinct(pairs[N // 2 :])
+        U[g : g + step] = distinct(pairs) - neg
+        total[g : g + step] = pos + neg
     return U.fill_diagonal_(0), total.fill_diagonal_(0)
+
+
+def distinct(pairs: Int[Tensor, "prompts step n"]) -> Int[Tensor, "step n"]:
+    return 1 + (pairs.sort(0).values.diff(dim=0) != 0).sum(0)
 
 
 def members(circuit_heads: Int[Tensor, "m"], n: int) -> Bool[Tensor, "n"]:

@@ -311,7 +311,8 @@ def column_peaks(values, peaks, counter):
             break
         last = min(first + STRIP, peaks.size)
         peak = peaks[first:last]
-        peak[:] = values.dtype.type(0)
+        for j in range(peak.size):
+            peak[j] = values.dtype.type(0)
         for i in range(values.shape[0]):
             row = packed(values[i, first:last])
             for j in range(row.size):
@@ -334,9 +335,11 @@ def row_norms(values, peaks, scale, b, p, kept, norms, counter):
         i = fetch_add(counter, 1)
         if i >= values.shape[0]:
             break
-        room[:] = values[i]
         if peaks.size > 0:
             level_row(values[i], peaks, scale, room)
+        else:
+            for j in range(room.size):
+                room[j] = values[i, j]
         total, powers = 0.0, 0.0
         for j in range(room.size):
             l = np.float64(room[j])
@@ -345,7 +348,8 @@ def row_norms(values, peaks, scale, b, p, kept, norms, counter):
                 powers += l * l * l * l if p == 4.0 else l**p
         norms[i, 0], norms[i, 1] = total, powers
         if kept.size > 0:
-            kept[i] = room
+            for j in range(room.size):
+                kept[i, j] = room[j]
 
 
 @worker
@@ -410,7 +414,7 @@ def pair_words(Hq, Hk, queries, keys, of_key, g, theta, pool, counts, counter):
             key = keys[t, i]
             for j in range(K):
                 query = queries[r, j]
-                bar = max(theta[key], theta[query], zero)
+                bar = max(max(theta[key], theta[query]), zero)
                 if C[i, j] < bar - g.dtype.type(SLACK) or key == query:
                     continue
                 # always the lower word first: (a, b) and (b, a) are to tie exactly
