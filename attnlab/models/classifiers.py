@@ -4,13 +4,15 @@
     model = train("transformer", rows, seed=0, seconds=60)
     save(model, "my-model"); load("my-model")
 
-`python -m attnlab.models.classifiers train` trains the shipped weights anew.
+`python -m attnlab.models.classifiers fit FILE --out FOLDER` trains on a file of labelled texts,
+`… train` trains the shipped weights anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -134,15 +136,20 @@ def _hugging_face(name: str | Path) -> Classifier:
 
 
 def main() -> None:
-    """`python -m attnlab.models.classifiers vectors | train | report`."""
-    from attnlab.datasets.opinions import opinions, phrases
-    from attnlab.datasets.reviews import reviews
-    from attnlab.models import word_vectors
+    """`python -m attnlab.models.classifiers fit | vectors | train | report`."""
+    from attnlab.datasets.labelled import FORMATS
     from attnlab.paths import data_dir
 
     here = data_dir() / "classifiers"
     parser = argparse.ArgumentParser(prog="python -m attnlab.models.classifiers")
-    commands = parser.add_subparsers(required=True, dest="command", metavar="vectors|train|report")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    command = commands.add_parser("fit", help="train a classifier on a file of labelled texts")
+    command.add_argument("file", type=Path)
+    command.add_argument("--model", choices=KINDS, default="bilstm")
+    command.add_argument("--format", choices=["auto", *FORMATS], default="auto")
+    command.add_argument("--out", type=Path, required=True, help="the folder to write, for load()")
+    command.add_argument("--seconds", type=float, default=60.0)
+    command.add_argument("--seed", type=int, default=0)
     commands.add_parser("vectors", help="make the word vectors anew, with the pretrained encoder")
     command = commands.add_parser("train", help="train the shipped classifiers anew")
     command.add_argument("--out", type=Path, default=here)
@@ -150,34 +157,83 @@ def main() -> None:
     command.add_argument("--threads", type=int, default=1)
     commands.add_parser("report", help="the shipped classifiers' accuracy on held-out texts")
     options = parser.parse_args()
-    if options.command == "report":
-        report()
-        return
-    if options.command == "vectors":
-        known = [o.text for o in opinions()]
-        known += [normal(t.text) for r in reviews() for t in tokenize(r.text)]
-        word_vectors.save(word_vectors.make(known), here / "vectors.npz")
-        return
-    torch.set_num_threads(options.threads)
-    for kind in ("bilstm", "transformer"):
-
-        def show(p: Progress, kind: str = kind) -> None:
-            print(
-                f"{kind}: epoch {p.epoch}, {p.seconds:.0f} s, loss {p.loss:.3f}, validation "
-                f"{p.validation:.3f}, accuracy {p.accuracy:.3f}"
+    if options.command == "fit":
+        try:
+            fit(
+                options.file,
+                options.model,
+                options.out,
+                options.format,
+                options.seconds,
+                options.seed,
             )
+        except (InputError, OSError, ValueError, ModuleNotFoundError) as error:
+            parser.exit(2, f"{error}\n")
+    elif options.command == "report":
+        report()
+    elif options.command == "vectors":
+        make_vectors(here)
+    else:
+        torch.set_num_threads(options.threads)
+        train_shipped(options.out, options.seed)
+        report(options.out)
 
+
+def fit(file: Path, kind: str, out: Path, format: str, seconds: float, seed: int) -> None:
+    """Train on a user's file, print accuracy on a held-out tenth, and save."""
+    from attnlab.datasets.labelled import Row, read
+
+    found = list(read(file, format))
+    rows = [row for row in found if isinstance(row, Row)]
+    bad = [row for row in found if not isinstance(row, Row)]
+    for row in bad[:5]:
+        print(f"{file}:{row.line}: {row.reason}")
+    print(f"{len(rows)} texts, {len(bad)} malformed lines")
+    model = train(kind, rows, seed=seed, seconds=seconds, progress=_show(kind))
+    save(model, out)
+    print(f"the classifier is in {out}")
+
+
+def make_vectors(folder: Path) -> None:
+    """The word vectors that ship: of opinion words, of the reviews' words, of common ones."""
+    from attnlab.datasets.opinions import opinions
+    from attnlab.datasets.reviews import reviews
+    from attnlab.models import word_vectors
+
+    known = [o.text for o in opinions()]
+    known += [normal(t.text) for r in reviews() for t in tokenize(r.text)]
+    word_vectors.save(word_vectors.make(known), folder / "vectors.npz")
+
+
+def train_shipped(out: Path, seed: int) -> None:
+    """The two classifiers that ship, from the reviews and from phrases of opinion words."""
+    from attnlab.datasets.opinions import phrases
+    from attnlab.datasets.reviews import reviews
+
+    for kind in ("bilstm", "transformer"):
         model = train(
             kind,
             reviews("train"),
             validation=reviews("validation"),
-            extra=phrases(PHRASES, seed=options.seed),
-            seed=options.seed,
+            extra=phrases(PHRASES, seed=seed),
+            seed=seed,
             seconds=600,  # some 20 on an idle core; a busy machine shall not cut it short
-            progress=show,
+            progress=_show(kind),
         )
-        save(model, options.out / kind)
-    report(options.out)
+        save(model, out / kind)
+
+
+def _show(kind: str) -> Callable[[Progress], None]:
+    def show(p: Progress) -> None:
+        if kind == "bert":
+            print(f"bert: {p.done:.0%} of the texts read, {p.seconds:.0f} s", end="\r")
+            return
+        print(
+            f"{kind}: epoch {p.epoch}, {p.seconds:.0f} s, loss {p.loss:.3f}, validation "
+            f"{p.validation:.3f}, accuracy {p.accuracy:.3f}"
+        )
+
+    return show
 
 
 def report(folder: Path | None = None) -> None:

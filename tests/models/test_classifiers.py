@@ -14,7 +14,7 @@ from attnlab.contract import InputError
 from attnlab.datasets.opinions import opinions, phrases
 from attnlab.datasets.reviews import reviews
 from attnlab.models import word_vectors
-from attnlab.models.classifiers import KINDS, accuracy, build, load, save, train
+from attnlab.models.classifiers import KINDS, accuracy, build, load, main, save, train
 from attnlab.models.words import Vocabulary
 from attnlab.paths import data_dir
 
@@ -177,6 +177,24 @@ def test_word_vectors_know_which_words_are_alike(tmp_path):
     again = word_vectors.load(tmp_path / "v.npz")
     assert again.words == vectors.words
     assert (again.table == vectors.table).all()
+
+
+def test_a_users_file_from_the_command_line(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "mine.tsv"
+    lines = [f"{row.text}\t{row.label}" for row in rows(120)]
+    file.write_text("\n".join([*lines, "no label here"]) + "\n", "utf-8")
+    out = str(tmp_path / "model")
+    command = ["classifiers", "fit", str(file), "--model", "transformer", "--out", out]
+    monkeypatch.setattr("sys.argv", command)
+    main()
+    said = capsys.readouterr().out
+    assert "120 texts, 1 malformed lines" in said
+    assert f"{file}:121:" in said
+    assert accuracy(load(out), rows(40)) >= 0.9
+    monkeypatch.setattr("sys.argv", ["classifiers", "fit", str(tmp_path / "none"), "--out", out])
+    with pytest.raises(SystemExit):
+        main()
+    assert "none" in capsys.readouterr().err
 
 
 def test_names():
