@@ -70,8 +70,9 @@ def heads(
 ) -> None:
     """Retrieval, induction, previous-token, sink and entropy scores of every head.
 
-    A retrieval score counts how much of a hidden needle the head copied into the answer; only
-    answers that hold more than half of it count. Exit codes: 0 done, 2 bad call.
+    A retrieval score counts how much of a hidden needle the head copied into the answer.
+    Only answers that hold more than half of the needle count.
+    Exit codes: 0 done, 2 bad call.
     """  # fmt: skip
     for option, path in (("--html", html), ("--plot", plot)):
         if path is not None and not path.resolve().parent.is_dir():

@@ -197,7 +197,7 @@ def save_picture(path: Path, scores: HeadScores, lesions: Ablation | None) -> No
 def page(scores: HeadScores, lesions: Ablation | None, why: str = "") -> str:
     """One self-contained HTML page: notes, picture, tables."""
     drawn = io.StringIO()
-    picture(scores, lesions).savefig(drawn, format="svg")
+    picture(scores, lesions).savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg") :]
     title = f"Heads of {scores.model}"
