@@ -15,7 +15,7 @@ from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.random import Generator
 
 IGNORED = -100
@@ -127,6 +127,45 @@ def associative_recall(
     labels = np.full((rows, n), IGNORED)
     np.put_along_axis(labels, asked, value, axis=1)
     return inputs, labels
+
+
+class PolarWords(NamedTuple):
+    """Texts whose label is a count: ids padded with 0, which words are there, labels 0 and 1."""
+
+    tokens: Int[np.ndarray, "rows longest"]
+    mask: Bool[np.ndarray, "rows longest"]
+    labels: Int[np.ndarray, "rows"]
+
+
+def polar_words(
+    rng: Generator,
+    rows: int,
+    *,
+    vocabulary: int = 200,
+    polar: int = 20,
+    shortest: int = 8,
+    longest: int = 20,
+) -> PolarWords:
+    """Texts of uniformly drawn words; the label says whether more of them are positive or negative.
+
+    Words 0 … polar-1 are positive, the next `polar` negative, the others mean nothing; a text with
+    as many of one kind as of the other is drawn anew. Which words an explanation should name is
+    therefore known. For Neely et al., "A song of (dis)agreement", 2022 (do attributions agree?).
+    """
+    tokens = np.zeros((rows, longest), int)
+    mask = np.zeros((rows, longest), bool)
+    labels = np.zeros(rows, int)
+    left = np.arange(rows)
+    while len(left):
+        drawn = rng.integers(vocabulary, size=(len(left), longest))
+        there = np.arange(longest) < rng.integers(shortest, longest + 1, size=(len(left), 1))
+        sign = np.where(drawn < polar, 1, np.where(drawn < 2 * polar, -1, 0)) * there
+        balance = sign.sum(1)
+        done = balance != 0
+        tokens[left[done]] = np.where(there, drawn, 0)[done]
+        mask[left[done]], labels[left[done]] = there[done], balance[done] > 0
+        left = left[~done]
+    return PolarWords(tokens, mask, labels)
 
 
 class Needle(NamedTuple):

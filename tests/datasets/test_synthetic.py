@@ -118,3 +118,20 @@ def test_what_does_not_fit_is_refused():
         s.convex_hulls(rng(), 1, 2)
     with pytest.raises(ValueError, match="3 to 9 points"):
         s.shortest_tours(rng(), 1, 12)
+
+
+def test_polar_words_are_labelled_by_their_count():
+    task = s.polar_words(rng(), 500)
+    lengths = task.mask.sum(1)
+    assert lengths.min() == 8
+    assert lengths.max() == 20
+    assert not task.tokens[~task.mask].any()
+    for tokens, mask, label in zip(*task):
+        words = tokens[mask]
+        balance = (words < 20).sum() - ((words >= 20) & (words < 40)).sum()
+        assert balance != 0
+        assert label == (balance > 0)
+    assert 0.4 < task.labels.mean() < 0.6
+    assert task.tokens.max() == 199
+    again = s.polar_words(rng(), 500)
+    np.testing.assert_array_equal(task.tokens, again.tokens)
