@@ -319,7 +319,13 @@ EXHIBIT = Exhibit(
                 Array("attributions", "n", finite=True),
             ),
             options=(
-                Option("dataset", str, REQUIRED, "who predicted what", choices=("imdb", "ag_news")),
+                Option(
+                    "dataset",
+                    str,
+                    REQUIRED,
+                    "who predicted what; text is for any other classifier",
+                    choices=("imdb", "ag_news", "text"),
+                ),
                 Option("label", str, REQUIRED, "the predicted label"),
                 Option(
                     "request",

@@ -16,6 +16,7 @@ PUNCTUATION = (".", ",", ":", ";", "-", "!", "?")
 ROLES = {
     "imdb": ("sentiment analyzer", "movie review", "{} sentiment"),
     "ag_news": ("topic classifier", "news article", "{} topic"),
+    "text": ("classifier", "text", "the label {}"),
 }
 QUOTES = {"llm": re.compile(r"""['"]([^'"]+)['"]"""), "template": re.compile("»([^«»]+)«")}
 
