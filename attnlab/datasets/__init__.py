@@ -10,6 +10,7 @@ reviews    the embedded short reviews with their rationales
 opinions   opinion words, and short phrases made of them
 ratings    MovieLens: users, items, times
 synthetic  tasks made by a random generator
+circuit_tasks  prompts with and without a behaviour: retrieval, induction, IOI, greater-than, docstring
 python_reference  the text that the shipped language model was trained on
 
 A reader takes the path of a file in the published format. Called without one it looks beside a
