@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +16,8 @@ from attnlab.explain.controls import randomisation, randomised
 from attnlab.explain.problem import Output, Problem, Target, evaluating
 from attnlab.explain.registry import METHODS
 from attnlab.explain.replacement import Replacement, check
+from attnlab.explain.simulate import ModelReader
+from attnlab.explain.verbalize import Complete, How, Verbalization, line, verbalize
 from attnlab.models.classifier import Classifier, Encoded
 
 FLOOR = "random"
@@ -29,7 +29,8 @@ class Examined:
 
     agreement: measure -> (methods, methods), in the order of `methods`; NaN where undefined.
     faithful: method -> metric -> value. changed: method -> Spearman's rho with the scores under
-    random weights. sensitive: method -> max-sensitivity. words: method -> a sentence.
+    random weights. sensitive: method -> max-sensitivity. said: method -> its verbalization, and
+    guessed: the label that the model gives to the words quoted there, read alone.
     """
 
     text: str
@@ -43,12 +44,18 @@ class Examined:
     faithful: dict[str, dict[str, float]] = field(default_factory=dict)
     changed: dict[str, float] = field(default_factory=dict)
     sensitive: dict[str, float] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Verbalization] = field(default_factory=dict)
+    guessed: dict[str, str | None] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def methods(self) -> list[str]:
         return list(self.explained.attributions)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """A sentence a method."""
+        return {name: line(said) for name, said in self.said.items()}
 
     @property
     def label(self) -> str:
@@ -83,6 +90,8 @@ class Examined:
                     "max_sensitivity": self.sensitive.get(name),
                     "rho_with_random_weights": self.changed.get(name),
                     "words": self.words.get(name),
+                    "verbalization": self.said[name].as_dict() if name in self.said else None,
+                    "guessed_from_words": self.guessed.get(name),
                 }
                 for name, a in one.attributions.items()
             },
@@ -103,11 +112,14 @@ def examine(
     measures: Iterable[str] = ("kendall_tau", "top_k_kendall", "spearman", "jaccard"),
     sensitivity: int = 3,
     controls: bool = True,
+    how: How = "search",
+    complete: Complete | None = None,
 ) -> Examined:
     """Explains one text by the methods and the random floor, and judges each.
 
     sensitivity: samples of max-sensitivity, 0 leaves it out. controls: whether the methods are also
-    run on the same model with random weights. Raises what `explain` raises.
+    run on the same model with random weights. how, complete: of the verbalization. Raises what
+    `explain`, `verbalize` and `complete` raise.
     """
     begun = time.perf_counter()
     check(model, replacement)
@@ -130,18 +142,24 @@ def examine(
                 )
                 for name in one.attributions
             }
-    found.words = in_words(one, labels)
+    found.said = in_words(one, labels, how=how, complete=complete)
+    with evaluating(model):
+        reader = ModelReader(model)
+        found.guessed = {name: reader.guess(said.quoted) for name, said in found.said.items()}
     found.seconds = time.perf_counter() - begun
     return found
 
 
-def in_words(one: Explained, labels: tuple[str, ...]) -> dict[str, str]:
-    """A sentence for each method, by `verbalize.describe(tokens, signed, label)` where that exists."""
-    if importlib.util.find_spec("attnlab.explain.verbalize") is None:
-        return {}
-    describe = importlib.import_module("attnlab.explain.verbalize").describe
+def in_words(
+    one: Explained,
+    labels: tuple[str, ...],
+    *,
+    how: How = "search",
+    complete: Complete | None = None,
+) -> dict[str, Verbalization]:
+    """Each method's scores in words; left out where they are not finite, and the random floor's."""
     return {
-        name: describe(*_own(one.text, a.signed), labels[one.target])
+        name: verbalize(*_own(one.text, a.signed), labels[one.target], how=how, complete=complete)
         for name, a in one.attributions.items()
         if name != FLOOR and np.isfinite(a.signed).all()
     }

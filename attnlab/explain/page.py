@@ -14,7 +14,7 @@ from attnlab.explain import heatmap
 from attnlab.explain.examine import Examined
 from attnlab.explain.faithfulness import METRICS
 from attnlab.explain.registry import METHODS
-from attnlab.explain.report import ARROWS, rows
+from attnlab.explain.report import ARROWS, guesses, rows
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
 DASHES = ("", "7 3", "2 3", "7 3 2 3")
@@ -136,6 +136,7 @@ def examined(one: Examined) -> str:
             f"<p>{escape(METHODS[name].title)}: {escape(sentence)}</p>\n"
             for name, sentence in one.words.items()
         )
+        body += f"<p>{escape(guesses(one))}.</p>\n"
     titles = [METHODS[name].title for name in one.methods]
     body += "<h2>Agreement</h2>\n"
     for measure, values in one.agreement.items():

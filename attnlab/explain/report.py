@@ -59,6 +59,7 @@ def pieces(one: Examined, width: int) -> Iterator[Any]:
         yield Text("in words", style="bold")
         for name, sentence in one.words.items():
             yield Text(f"{METHODS[name].title}: {sentence}")
+        yield Text(guesses(one), style="dim")
     yield Text("")
     yield from _agreement(one)
     yield Text("")
@@ -70,6 +71,15 @@ def pieces(one: Examined, width: int) -> Iterator[Any]:
         style="dim",
     )
     yield Text(f"{one.seconds:.2f} s in all")
+
+
+def guesses(one: Examined) -> str:
+    """Whether the words quoted are enough for the model itself."""
+    right = sum(guess == one.label for guess in one.guessed.values())
+    return (
+        f"Read alone, the words quoted let the model say {one.label} in {right} of "
+        f"{len(one.guessed)} cases"
+    )
 
 
 def rows(one: Examined, *, names: bool = False) -> list[Row]:
