@@ -3,8 +3,8 @@
     model = load("path/to/folder")            # or a name on the hub
     model.encode("A text"), model(…), model.trace(…)
 
-The fast path runs with the library's "sdpa" attention. For BERT, DistilBERT and the Llama family
-(Llama, Mistral, Qwen 2) everything that an explanation may ask for is there; any other architecture
+The fast path runs with the library's "sdpa" attention. For BERT, RoBERTa, DistilBERT, GPT-2 and the
+Llama family (Llama, Mistral, Qwen 2) all that an explanation may ask for is there; another architecture
 gives logits, attention weights (`output_attentions` with the "eager" attention) and hidden states.
 
 A causal model's labels are its vocabulary: the logits are those of the token that follows the text.
@@ -78,7 +78,11 @@ class HuggingFace(Classifier):
         self.eval()
 
     def encode(self, text: str) -> Encoded:
-        longest = getattr(self.model.config, "max_position_embeddings", None)
+        """Cut off where the model's positions end."""
+        config = self.model.config
+        longest = getattr(config, "max_position_embeddings", None)
+        if longest is not None and "roberta" in config.model_type:
+            longest -= config.pad_token_id + 1  # its positions begin behind that of padding
         found = self.tokenizer(
             text,
             return_offsets_mapping=True,
@@ -170,7 +174,7 @@ class HuggingFace(Classifier):
     def _reason(self, what: str) -> str:
         return (
             f"{what}: not known for the architecture {self.model.config.model_type!r}; "
-            "BERT, DistilBERT and the Llama family have it"
+            "BERT, RoBERTa, DistilBERT, GPT-2 and the Llama family have it"
         )
 
     def _refuse(self, what: str) -> NoReturn:

@@ -87,8 +87,8 @@ class Family(ABC):
         """What enters the first layer."""
 
     @abstractmethod
-    def projection(self, layer: nn.Module) -> nn.Linear:
-        """The output projection of a layer's attention."""
+    def projection(self, layer: nn.Module) -> Float[Tensor, "heads_dim width"]:
+        """The matrix by which a layer's attention projects what its heads read."""
 
     @abstractmethod
     def nonlinear(self, layer: nn.Module) -> nn.Module:
@@ -116,8 +116,7 @@ class Family(ABC):
 
     def split(self, layer: nn.Module, values: Tensor) -> Float[Tensor, "batch heads n width"]:
         """Head-wise values behind the heads' slices of the output projection."""
-        weight = self.projection(layer).weight  # (width, heads * dim)
-        return values @ weight.unflatten(1, (values.shape[1], -1)).permute(1, 2, 0)
+        return values @ self.projection(layer).unflatten(0, (values.shape[1], -1))
 
     @contextmanager
     def reading(self, recorder: Recorder) -> Iterator[None]:
@@ -154,8 +153,8 @@ class BertFamily(Family):
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.bert.embeddings(ids)
 
-    def projection(self, layer: Any) -> nn.Linear:
-        return layer.attention.output.dense
+    def projection(self, layer: Any) -> Tensor:
+        return layer.attention.output.dense.weight.T
 
     def nonlinear(self, layer: Any) -> nn.Module:
         return layer.intermediate.intermediate_act_fn
@@ -166,6 +165,41 @@ class BertFamily(Family):
     def _hooks(self) -> Iterator[tuple[nn.Module, Any]]:
         yield from super()._hooks()
         yield self.model.bert.pooler.activation, lambda _, x, y: proportional(x[0], y)
+
+
+class RobertaFamily(Family):
+    """RobertaForSequenceClassification, XLM-RoBERTa too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        model.tanh = nn.Tanh()  # a function in the library; hooks need a module
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.roberta.encoder.layer
+
+    def embed(self, ids: Tensor) -> Tensor:
+        # The library would count positions over tokens that are not padding: a token replaced by
+        # padding would move all others.
+        embeddings = self.model.roberta.embeddings
+        first = embeddings.padding_idx + 1
+        places = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+        return embeddings(ids, position_ids=places)
+
+    def projection(self, layer: Any) -> Tensor:
+        return layer.attention.output.dense.weight.T
+
+    def nonlinear(self, layer: Any) -> nn.Module:
+        return layer.intermediate.intermediate_act_fn
+
+    def head(self, x: Tensor, mask: Tensor, rule: Rule) -> Tensor:
+        head = self.model.classifier
+        hidden = self.model.tanh(head.dense(head.dropout(x[:, 0])))
+        return head.out_proj(head.dropout(hidden))
+
+    def _hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+        yield from super()._hooks()
+        yield self.model.tanh, lambda _, x, y: proportional(x[0], y)
 
 
 class DistilBertFamily(Family):
@@ -184,8 +218,8 @@ class DistilBertFamily(Family):
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.distilbert.embeddings(ids)
 
-    def projection(self, layer: Any) -> nn.Linear:
-        return layer.attention.out_lin
+    def projection(self, layer: Any) -> Tensor:
+        return layer.attention.out_lin.weight.T
 
     def nonlinear(self, layer: Any) -> nn.Module:
         return layer.ffn.activation
@@ -211,8 +245,8 @@ class LlamaFamily(Family):
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.model.embed_tokens(ids)
 
-    def projection(self, layer: Any) -> nn.Linear:
-        return layer.self_attn.o_proj
+    def projection(self, layer: Any) -> Tensor:
+        return layer.self_attn.o_proj.weight.T
 
     def nonlinear(self, layer: Any) -> nn.Module:
         return layer.mlp.act_fn
@@ -234,6 +268,30 @@ class LlamaFamily(Family):
             yield module, (lambda _, x, y: y.detach()) if id(module) in gates else hook
 
 
+class Gpt2Family(Family):
+    """GPT-2, as a causal model or as a sequence classifier."""
+
+    causal = True
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.transformer.h
+
+    def embed(self, ids: Tensor) -> Tensor:
+        body = self.model.transformer
+        return body.wte(ids) + body.wpe.weight[: ids.shape[1]]
+
+    def projection(self, layer: Any) -> Tensor:
+        return layer.attn.c_proj.weight  # the library keeps GPT-2's matrices transposed
+
+    def nonlinear(self, layer: Any) -> nn.Module:
+        return layer.mlp.act
+
+    def head(self, x: Tensor, mask: Tensor, rule: Rule) -> Tensor:
+        last = self.model.transformer.ln_f(x)[torch.arange(len(x)), last_token(mask)]
+        return (self.model.lm_head if hasattr(self.model, "lm_head") else self.model.score)(last)
+
+
 def last_token(mask: Bool[Tensor, "batch n"]) -> Tensor:
     """The place of each row's last unmasked token."""
     return mask.shape[1] - 1 - mask.flip(1).to(torch.uint8).argmax(1)
@@ -249,7 +307,10 @@ PLAIN: dict[str, Any] = {
 
 FAMILIES: dict[str, type[Family]] = {
     "bert": BertFamily,
+    "roberta": RobertaFamily,
+    "xlm-roberta": RobertaFamily,
     "distilbert": DistilBertFamily,
+    "gpt2": Gpt2Family,
     "llama": LlamaFamily,
     "mistral": LlamaFamily,
     "qwen2": LlamaFamily,
@@ -263,6 +324,6 @@ def family_of(model: nn.Module) -> Family | None:
     sliding = getattr(config, "sliding_window", None) and getattr(
         config, "use_sliding_window", True
     )
-    if kind is None or sliding or getattr(config, "is_decoder", False):
-        return None
-    return kind(model)
+    decoder = getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False)
+    upcast = getattr(config, "reorder_and_upcast_attn", False)
+    return None if kind is None or sliding or decoder or upcast else kind(model)

@@ -120,8 +120,25 @@ def gpt2(folder):
     return transformers.GPT2LMHeadModel(config)
 
 
-KNOWN = (bert, distilbert, llama, llama_classifier, qwen)
-OTHER = (roberta, gpt2)
+def electra(folder):
+    config = transformers.ElectraConfig(**sizes(wordpiece(folder), embedding_size=32))
+    return transformers.ElectraForSequenceClassification(config)
+
+
+def neox(folder):
+    config = transformers.GPTNeoXConfig(**sizes(byte_pairs(folder)))
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def opt_classifier(folder):
+    config = transformers.OPTConfig(
+        **sizes(byte_pairs(folder), pad_token_id=0, ffn_dim=48, word_embed_proj_dim=32)
+    )
+    return transformers.OPTForSequenceClassification(config)
+
+
+KNOWN = (bert, roberta, distilbert, gpt2, llama, llama_classifier, qwen)
+OTHER = (electra, neox, opt_classifier)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +208,15 @@ def test_another_architecture_gives_what_it_can_and_says_what_not(saved, build):
     with pytest.raises(NotImplementedError, match="one layer alone"):
         model.block(0, embedded, mask)
     assert model.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("build", KNOWN, ids=lambda b: b.__name__)
+def test_a_text_beyond_the_positions_is_cut(saved, build):
+    model = saved(build)[1]
+    ids, mask = batch(model, [" ".join(TEXTS * 20)])
+    assert 60 < ids.shape[1] <= 64
+    with torch.no_grad():
+        assert torch.isfinite(model(model.embed(ids, mask), mask)).all()
 
 
 def test_a_causal_models_labels_are_its_vocabulary(saved):
