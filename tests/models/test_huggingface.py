@@ -88,7 +88,12 @@ def bert(folder):
 
 def distilbert(folder):
     config = transformers.DistilBertConfig(
-        vocab_size=wordpiece(folder), dim=32, n_layers=2, n_heads=4, hidden_dim=48
+        vocab_size=wordpiece(folder),
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=48,
+        max_position_embeddings=64,
     )
     return transformers.DistilBertForSequenceClassification(config)
 
