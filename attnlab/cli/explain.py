@@ -22,6 +22,8 @@ HELP = """Explain a classifier's decision by many methods, and ask whether they 
 
 attnlab explain "a lovely film, never dull"   heat maps, agreement and faithfulness of one text
 attnlab explain bench --data FILE             the same over a data set, with intervals and tests
+attnlab explain heads --model NAME            what each head of a causal model does
+attnlab explain image FILE                    which pixels, and the areas a network looks at
 
 Options of the first form: attnlab explain text --help.
 """
@@ -80,6 +82,32 @@ def text(
     replacement: Replacement = "pad",
     html: Html = None,
     json_: JsonFile = None,
+    verbalize: Annotated[
+        str | None,
+        typer.Option(
+            "--verbalize",
+            metavar="search|released|template|instruct",
+            help="How scores are put into words; search by default, instruct with --endpoint. "
+            "Without one, instruct is answered by an offline stand-in.",
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            metavar="URL",
+            help="A server with OpenAI's chat protocol; it is asked once a method.",
+        ),
+    ] = None,
+    endpoint_model: Annotated[
+        str | None, typer.Option("--endpoint-model", metavar="NAME", help="The server's model.")
+    ] = None,
+    key_variable: Annotated[
+        str | None,
+        typer.Option(
+            "--key-variable", metavar="VARIABLE", help="Environment variable that holds its key."
+        ),
+    ] = None,
     seed: common.Seed = 0,
     threads: Annotated[
         int, typer.Option("--threads", min=1, help="One short text is fastest on one thread.")
@@ -91,6 +119,7 @@ def text(
     if not sentence.strip():
         common.refuse("the text has no word")
     with quiet_errors():
+        how, complete = speaker(verbalize, endpoint, endpoint_model, key_variable)
         import torch
 
         from attnlab.explain.examine import examine
@@ -99,6 +128,7 @@ def text(
         one = examine(
             load(model), " ".join(sentence.split()), split(method) or ["all"],
             target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
+            how=how, complete=complete,
         )  # fmt: skip
         document = one.as_dict() | {"model": model}
     if json_ == "-":
@@ -116,6 +146,28 @@ def text(
         write(str(html), examined(one), common.console(stderr=json_ == "-"))
 
 
+def speaker(
+    how: str | None, endpoint: str | None, model: str | None, key_variable: str | None
+) -> tuple[Any, Any]:
+    """How to verbalize, and whom to ask."""
+    from attnlab.contract import InputError, suggest
+    from attnlab.explain.verbalize import HOWS, StandIn
+
+    how = how or ("instruct" if endpoint else "search")
+    if how not in HOWS:
+        raise InputError(f"--verbalize {how!r} is none of {', '.join(HOWS)}{suggest(how, HOWS)}")
+    if endpoint is None:
+        if model or key_variable:
+            common.refuse("--endpoint-model and --key-variable need --endpoint")
+        return how, StandIn() if how == "instruct" else None
+    if how != "instruct":
+        common.refuse(f"--endpoint needs --verbalize instruct, not {how}")
+    from attnlab.explain.endpoint import Endpoint
+
+    model = model or "gpt-3.5-turbo"  # the paper's
+    return how, Endpoint(endpoint, model=model, key_variable=key_variable)
+
+
 def load(name: str) -> Classifier:
     """A classifier by name; one line for what is no model."""
     from attnlab.models.classifiers import load as load_classifier
@@ -130,10 +182,11 @@ def load(name: str) -> Classifier:
 
 def register() -> None:
     """The group's other commands; each has a file of its own."""
-    from attnlab.cli import explain_bench, explain_heads
+    from attnlab.cli import explain_bench, explain_heads, explain_image
 
     app.command("bench")(explain_bench.bench)
     app.command("heads")(explain_heads.heads)
+    app.command("image")(explain_image.image)
 
 
 class quiet_errors:
@@ -142,7 +195,12 @@ class quiet_errors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if kind is not None and kind.__name__ in ("PathsDiffer", "FormatError", "DatasetMissing"):
+        if kind is not None and kind.__name__ in (
+            "PathsDiffer",
+            "FormatError",
+            "DatasetMissing",
+            "EndpointError",
+        ):
             common.refuse(str(error))
 
 
