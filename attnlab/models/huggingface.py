@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -207,8 +207,23 @@ def load(name: str | Path) -> HuggingFace:
                 "a sequence classifier or a causal model is needed"
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = kind.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
+        with _no_progress_bar() if Path(source).is_dir() else nullcontext():
+            model = kind.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no model could be read from {source!r}: {first}") from error
     return HuggingFace(model, tokenizer)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Within it the library reads a folder's weights in silence; a download shows its progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
