@@ -144,8 +144,8 @@ def examine(
             }
     found.said = in_words(one, labels, how=how, complete=complete)
     with evaluating(model):
-        reader = ModelReader(model)
-        found.guessed = {name: reader.guess(said.quoted) for name, said in found.said.items()}
+        guesses = ModelReader(model).guesses([said.quoted for said in found.said.values()])
+        found.guessed = dict(zip(found.said, guesses))
     found.seconds = time.perf_counter() - begun
     return found
 

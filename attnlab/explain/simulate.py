@@ -25,9 +25,9 @@ from attnlab.explain.verbalize import Verbalization
 
 
 class Reader(Protocol):
-    """Guesses a label from words; None where they tell it nothing."""
+    """Guesses a label from each quotation, a list of words; None where they tell it nothing."""
 
-    def guess(self, words: Sequence[str], /) -> str | None: ...
+    def guesses(self, quotations: Sequence[Sequence[str]], /) -> list[str | None]: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class WordReader:
         share = np.log((counts + smoothing) / (counts + smoothing).sum(0))
         return cls(names, dict(zip(words, share - share.mean(1, keepdims=True))))
 
-    def guess(self, words: Sequence[str], /) -> str | None:
+    def guesses(self, quotations: Sequence[Sequence[str]], /) -> list[str | None]:
+        return [self.guess(words) for words in quotations]
+
+    def guess(self, words: Sequence[str]) -> str | None:
         known = [self.weights[w] for w in words if w in self.weights]
         if not known:
             return None
@@ -72,19 +75,29 @@ class ModelReader:
     """A classifier that reads the quoted words as if they were the text."""
 
     model: Any
+    batch: int = 64
 
-    def guess(self, words: Sequence[str], /) -> str | None:
+    def guesses(self, quotations: Sequence[Sequence[str]], /) -> list[str | None]:
         import torch
 
         from attnlab.models.classifier import pad
 
-        try:
-            ids, mask = pad([self.model.encode(" ".join(words))], self.model.pad_id)
-        except ValueError:  # no word
-            return None
-        with torch.no_grad():
-            logits = self.model(self.model.embed(ids, mask), mask)
-        return str(self.model.labels[int(logits[0].argmax())])
+        found: list[str | None] = [None] * len(quotations)
+        encoded = []
+        for place, words in enumerate(quotations):
+            try:
+                encoded.append((place, self.model.encode(" ".join(words))))
+            except ValueError:  # no word of the model's: no guess
+                continue
+        encoded.sort(key=lambda pair: len(pair[1]))
+        for start in range(0, len(encoded), self.batch):
+            part = encoded[start : start + self.batch]
+            ids, mask = pad([text for _, text in part], self.model.pad_id)
+            with torch.no_grad():
+                best = self.model(self.model.embed(ids, mask), mask).argmax(-1).tolist()
+            for (place, _), label in zip(part, best):
+                found[place] = str(self.model.labels[label])
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ def simulated(
     verbalizations: Sequence[Verbalization], predicted: Sequence[str], reader: Reader
 ) -> list[bool | None]:
     """Whether the reader guesses each prediction; None where it does not guess."""
-    guesses = [reader.guess(v.quoted) for v in verbalizations]
+    guesses = reader.guesses([v.quoted for v in verbalizations])
     return [None if g is None else g == p for g, p in zip(guesses, predicted, strict=True)]
 
 

@@ -168,7 +168,7 @@ def test_the_model_reads_what_was_quoted() -> None:
     from attnlab.models.classifiers import load
 
     torch.set_num_threads(1)
-    reader = ModelReader(load("bilstm"))
-    assert reader.guess(["lovely", "wonderful"]) == "positive"
-    assert reader.guess(["dull", "boring", "awful"]) == "negative"
-    assert reader.guess([]) is None
+    quoted = [["lovely", "wonderful"], [], ["dull", "boring", "awful"], ["great"]]
+    expected = ["positive", None, "negative", "positive"]
+    for batch in (1, 64):
+        assert ModelReader(load("bilstm"), batch).guesses(quoted) == expected
