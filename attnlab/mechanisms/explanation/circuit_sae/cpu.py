@@ -80,7 +80,9 @@ def find_circuit(
         sums = scratch.empty((pieces, 2), np.float64)
         W_dt = scratch.empty((F, d), dtype)
         train_loss = np.zeros(n_epochs, dtype)
-        busy = None if columns.size * F > 2**20 else 1
+        busy = (
+            None if columns.size * F > 2**22 else 1
+        )  # one step is short: waking threads costs more
         for epoch in range(n_epochs):
             W_dt[:] = W_d.T
             run_workers(
