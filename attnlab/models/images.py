@@ -180,10 +180,11 @@ def train(
     scaled = ImageModel(
         **{**begin.__dict__, "mean": float(images.mean()), "std": float(images.std())}
     )
-    net = _module(scaled).train()
+    # channels last: convolutions this small run in half the time
+    net = _module(scaled).train().to(memory_format=torch.channels_last)
     x, y = torch.from_numpy(scaled.network(images)["x"]), torch.from_numpy(labels)
     steps = epochs * -(-len(x) // batch)
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr, fused=True)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     rng, done = np.random.default_rng(seed), 0
     for _ in range(epochs):
@@ -191,6 +192,7 @@ def train(
             part = x[rows]
             if shift:
                 part = _moved(part, *rng.integers(-shift, shift + 1, 2))
+            part = part.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
             cross_entropy(net(part), y[rows]).backward()
             optimizer.step()
@@ -201,7 +203,7 @@ def train(
         if seconds is not None and time.perf_counter() - started > seconds:
             break
     torch.set_num_threads(threads)
-    trained = [p.detach().numpy().copy() for p in net.parameters()]
+    trained = [p.detach().contiguous().numpy().copy() for p in net.parameters()]
     pairs = [{"weight": w, "bias": b} for w, b in zip(trained[::2], trained[1::2])]
     count = len(scaled.conv)
     return ImageModel(**{**scaled.__dict__, "conv": pairs[:count], "fc": pairs[count:]})
