@@ -425,41 +425,44 @@ lesson.claim(
 )
 
 # %% [markdown]
-# **Is relevance the gradient?** For a network of ReLUs with plain z everywhere and no bias, R = x · ∂logit/∂x exactly: every factor
-# xᵢ / yₒ cancels with the next layer's. Convolutions that cover the whole image do the linear layers' work here.
+# **Is relevance the gradient?** For a network of ReLUs with plain z everywhere, R = x · ∂logit/∂x exactly: every factor xᵢ / yₒ
+# cancels with the next layer's, biases or not. It is the z+ rule of the linear layers that makes relevance something else.
+# Below, the last layer is a convolution of the whole image (plain z), then the same weights as a linear layer (z+).
 # %%
 import torch
 
-plain = [
-    {"type": "conv", "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "maxpool", "kernel": 2},
-    {"type": "conv", "kernel": 4}, {"type": "flatten"},
-]  # fmt: skip
+first = [
+    {"type": "conv", "kernel": 3, "padding": 1},
+    {"type": "relu"},
+    {"type": "maxpool", "kernel": 2},
+]
+plain = [*first, {"type": "conv", "kernel": 4}, {"type": "flatten"}]
+z_plus = [*first, {"type": "flatten"}, {"type": "fc"}]
 rng = lesson.rng()
 w = [rng.standard_normal(s) for s in ((5, 1, 3, 3), (3, 5, 4, 4))]
 pixels = rng.standard_normal((1, 1, 8, 8))
 
 
-def through(x, biases):
-    hidden = torch.conv2d(x, torch.tensor(w[0]), torch.tensor(biases[0]), padding=1).relu()
-    return torch.conv2d(
-        torch.nn.functional.max_pool2d(hidden, 2), torch.tensor(w[1]), torch.tensor(biases[1])
-    )
-
-
-def apart(biases):
+def apart(layers, bias):
     """The largest difference between relevance and input times gradient, relative."""
-    made = exhibit.run(
-        "propagate_relevance", x=pixels, layers=plain, epsilon=1e-15,
-        conv=[{"weight": a, "bias": b} for a, b in zip(w, biases)],
-    )  # fmt: skip
-    leaf = torch.tensor(pixels, requires_grad=True)
-    through(leaf, biases).max().backward()
-    gap = made.relevance_before_layer[0] - pixels * leaf.grad.numpy()
-    return float(np.abs(gap).max() / np.abs(made.relevance_before_layer[0]).max())
+    stack = [{"weight": a, "bias": np.full(len(a), bias)} for a in w]
+    if layers is z_plus:
+        last = {"fc": [stack.pop() | {"weight": w[1].reshape(3, -1)}]}
+    else:
+        last = {}
+    lrp = exhibit.run(
+        "propagate_relevance", x=pixels, conv=stack, layers=layers, epsilon=1e-15, **last
+    )
+    leaf, (a, b) = torch.tensor(pixels, requires_grad=True), map(torch.tensor, w)
+    hidden = torch.nn.functional.max_pool2d((torch.conv2d(leaf, a, padding=1) + bias).relu(), 2)
+    (torch.conv2d(hidden, b) + bias).max().backward()
+    R0 = lrp.relevance_before_layer[0]
+    return float(np.abs(R0 - pixels * leaf.grad.numpy()).max() / np.abs(R0).max())
 
 
 print(
-    f"no bias: {apart([np.zeros(5), np.zeros(3)]):.1e}; biases of 0.5: {apart([np.full(5, 0.5), np.full(3, 0.5)]):.2f}"
+    f"plain z: {apart(plain, 0.0):.1e}; with biases of 0.5: {apart(plain, 0.5):.1e}; "
+    f"z+ in the last layer: {apart(z_plus, 0.0):.2f}"
 )
 
 # %% [markdown]
