@@ -92,7 +92,7 @@ for row, J in enumerate(best):
     ax.plot([J[0], J[-1]], [height, height], color="grey", linewidth=1)
     ax.plot(J, [height] * len(J), "s", color=plots.PALETTE[2 + row], markersize=8)
 ax.set_xticks(places, words, rotation=60, ha="right", fontsize=8)
-ax.set(ylabel="ã", title=f"for {label}")
+ax.set(ylabel="ã", title=f"what speaks for: {label}")
 rows = np.vstack([np.maximum(scaled, 0), *[np.isin(places, J) * 1.0 for J in best]])
 lesson.figure(
     figure,
@@ -141,7 +141,7 @@ for behaviour in ("released", "corrected"):
 #
 # One could think that real maps are kinder. These are the reviews that the model never saw in training.
 # %%
-corpus = reviews("test")[: 100 if lesson.quick() else None]
+corpus = reviews("test")[: 80 if lesson.quick() else None]
 maps = attribute([review.text for review in corpus])
 
 
@@ -187,8 +187,8 @@ lesson.table(
 # 11010) find the same snippets, so the fast paths keep one pattern for both.
 # %%
 ragged = {
-    "attributions": np.concatenate([scores for _, scores, _ in maps]),
-    "offsets": np.cumsum([0, *[len(scores) for _, scores, _ in maps]]),
+    "attributions": np.concatenate([scores for _, scores, _ in maps[:50]]),
+    "offsets": np.cumsum([0, *[len(scores) for _, scores, _ in maps[:50]]]),
     "metric": "quantile",
     "value": 1.0,
 }
@@ -211,7 +211,7 @@ lesson.table(
     "What the search tries at every place",
 )
 # %%
-sizes = [2048, 8192, 32768] if lesson.quick() else [2048, 4096, 8192, 16384, 32768, 65536]
+sizes = [1024, 4096, 16384] if lesson.quick() else [2048, 4096, 8192, 16384, 32768, 65536]
 grown = lesson.cost("verbalization", sizes, claimed=1.0, documents=8, unit="tokens a document")
 
 # %% [markdown]
@@ -291,7 +291,7 @@ lesson.figure(
 # their sum. The classifier knows each polarity with an error. Attributions are its own weights, so that they are
 # exact, and the reader adds up the true polarities of the quoted words.
 # %%
-texts, seeds = (1000, 1) if lesson.quick() else (2000, 3)
+texts, seeds = (2000, 1) if lesson.quick() else (2000, 3)
 vocabulary = np.array([f"w{i}" for i in range(300)])
 
 
@@ -336,9 +336,10 @@ lesson.table(
 )
 
 
-def ordered(rates, least=0.02):
-    """Falling, and from end to end by more than chance makes of so many guesses."""
-    return rates[0] > rates[1] > rates[2] and rates[0] - rates[2] > least
+def ordered(rates):
+    """Falling, and from end to end by more than two standard errors of the smallest group."""
+    error = np.sqrt(rates[2] * (1 - rates[2]) / wrong.sum())
+    return bool(rates[0] > rates[1] > rates[2] and rates[0] - rates[2] > 2 * error)
 
 
 lesson.claim(
@@ -353,9 +354,10 @@ lesson.claim(
         "seen": ", ".join(f"{100 * x:.1f}" for x in stranger) + " %",
         "failed": not ordered(stranger),
     },
-    note="the released summary, as in the paper; the authors' readers are people. An earlier run of ours on 1200 such "
-    "reviews gave 99.3, 95.3 and 90.4 %. With the corrected summary hardly any guess is wrong, and little is left to order: "
-    "here much of what looks like an effect of coverage is an effect of quoting words that do not support the prediction",
+    note="the released summary, as in the paper; the authors' readers are people. Earlier runs of ours: the same order in "
+    "each of eight such worlds, the first step 0.8 ± 0.1 points; 99.3, 95.3 and 90.4 % on 1200 other reviews. With the "
+    "corrected summary hardly any guess is wrong, and little is left to order: here much of what looks like an effect of "
+    "coverage comes from quoting words that do not support the prediction",
 )
 
 
@@ -389,7 +391,7 @@ lesson.claim(
     "that ranks without error begins at the ceiling and loses only what it replaces; a language model misranks too",
 )
 # %% tags=["hide-input"]
-rates = np.linspace(0, 0.9, 4 if lesson.quick() else 7)
+rates = np.linspace(0, 0.9, 3 if lesson.quick() else 7)
 fallen = [
     np.nanmean(
         [

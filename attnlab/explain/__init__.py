@@ -9,6 +9,7 @@ faithfulness faithfulness.py: does the model use what they point at?
 plausibility plausibility.py: do people point at the same words?
 controls     controls.py: random scores, random weights, models whose answer is known
 statistics   statistics.py: intervals and paired tests
+words        verbalize.py, endpoint.py: in a sentence; simulate.py: does it let a reader guess?
 """
 
 from attnlab.explain.attribute import Attribution, Explained, attribute, explain
