@@ -1,6 +1,6 @@
 """Dense and score-modified attention of the CPU kernels against PyTorch, on this machine.
 
-    python benchmarks/attention_vs_torch.py                      # all four variants
+    python benchmarks/attention_vs_torch.py                      # all variants
     python benchmarks/attention_vs_torch.py --variant full causal --seq-len 1024 4096 16384
     python benchmarks/attention_vs_torch.py --variant bias relative --seq-len 4096 --json out.json
 
@@ -13,6 +13,9 @@ point the script compares the outputs; it exits with 1 if they differ.
     full, causal   torch: scaled_dot_product_attention
     bias           scores + bias (heads, n, n). torch: scaled_dot_product_attention(attn_mask=bias),
                    flex_attention compiled with a score_mod where it compiles, einsum and softmax
+    causal_bias    the same under a causal mask, the usual one (ALiBi, T5's decoder). torch: the bias with
+                   -inf above the diagonal, made beforehand, as the attn_mask; flex_attention with a
+                   causal block mask
     relative       causal relative positions (Music Transformer). torch: the skewed product as the
                    attn_mask of scaled_dot_product_attention; the same with einsum and softmax
 """
@@ -36,7 +39,7 @@ from attnlab.kernels.cpu.flash import flash_attention
 from attnlab.kernels.cpu.relative import relative_attention
 from attnlab.kernels.cpu.runtime import set_threads
 
-VARIANTS = ("full", "causal", "bias", "relative")
+VARIANTS = ("full", "causal", "bias", "causal_bias", "relative")
 ROUNDS = {1024: 15, 4096: 5}  # up to this length; beyond, LONG_ROUNDS
 LONG_ROUNDS = 3
 
@@ -57,13 +60,26 @@ def skewed(q: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return bias.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
 
 
-def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> Contender | None:
+def flex(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, causal: bool
+) -> Contender | None:
     """FlexAttention compiled with the bias as a score_mod, or None where it does not compile."""
     try:
-        from torch.nn.attention.flex_attention import flex_attention
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+        n = q.shape[2]
+        visible = create_block_mask(lambda b, h, i, j: i >= j, None, None, n, n, device="cpu")
         compiled = torch.compile(flex_attention)
-        run = lambda: compiled(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[h, i, j])  # noqa: E731
+
+        def run() -> torch.Tensor:
+            return compiled(
+                q,
+                k,
+                v,
+                score_mod=lambda s, b, h, i, j: s + bias[h, i, j],
+                block_mask=visible if causal else None,
+            )
+
         run()
     except Exception as error:  # a compiler that is missing or fails is a fact to report
         print(f"  flex_attention: not available here ({type(error).__name__})", file=sys.stderr)
@@ -84,17 +100,20 @@ def contenders(
             lambda: flash_attention(q, k, v, causal=causal).out,
             {"sdpa": lambda: scaled_dot_product_attention(tq, tk, tv, is_causal=causal)},
         )
-    if variant == "bias":
+    if variant in ("bias", "causal_bias"):
+        causal = variant == "causal_bias"
         bias = rng.normal(size=(heads, n, n)).astype(np.float32)
         tbias = torch.from_numpy(bias)
+        if causal:
+            tbias = tbias.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
         theirs: dict[str, Contender] = {
             "sdpa": lambda: scaled_dot_product_attention(tq, tk, tv, attn_mask=tbias[None]),
             "einsum": lambda: plain(tq, tk, tv, tbias),
         }
-        compiled = flex(tq, tk, tv, tbias) if with_flex else None
+        compiled = flex(tq, tk, tv, torch.from_numpy(bias), causal) if with_flex else None
         if compiled is not None:
             theirs["flex"] = compiled
-        return lambda: flash_attention(q, k, v, bias=bias[None]).out, theirs
+        return lambda: flash_attention(q, k, v, bias=bias[None], causal=causal).out, theirs
     table = rng.normal(size=(heads, n, dim)).astype(np.float32)
     ttable = torch.from_numpy(table)
     return (
