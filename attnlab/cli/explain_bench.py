@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -54,6 +55,8 @@ def bench(
     # a shell without job control starts its background jobs deaf to interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     count = common.threads_or_all(threads)
+    # torch keeps compiled code for every shape it meets; read when torch is imported
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with explain.quiet_errors():
         from attnlab.explain import study, study_report
         from attnlab.explain.registry import STUDY

@@ -109,7 +109,7 @@ def _shade(level: float, width: int) -> str:
 
 
 CSS = """.heat { line-height: 1.9; margin: .2em 0 .7em; } .heat b { font: 600 .8rem system-ui, sans-serif;
-  display: inline-block; min-width: 15rem; color: var(--soft); }
+  display: inline-block; min-width: 17rem; color: var(--soft); }
 .heat span { padding: .12em .22em; border-radius: 3px; margin-right: .12em; }
 .heat .undefined { text-decoration: line-through; }
 """ + "".join(
