@@ -115,10 +115,13 @@ lesson.table(
 # product of its layers' attention matrices, seen from the [CLS] token. Against it:
 #
 # ```math
-# IG        (x − x') · average of ∂F/∂x on the straight way from x' (padding) to x
-# Grad-SHAP the same at 5 random points of the way
-# DeepLIFT  (x − x') · ∂F/∂x, with slopes instead of derivatives where it can see the non-linearity
-# LIME      a linear model fitted to F on 200 copies of the text with random words blanked out
+# IG         (x − x') · average of ∂F/∂x on the straight way
+#            from x' (padding) to x
+# Grad-SHAP  the same at 5 random points of the way
+# DeepLIFT   (x − x') · ∂F/∂x, with slopes for derivatives
+#            at the non-linearities it can see
+# LIME       a linear model of F, fitted to 200 copies of
+#            the text with random words blanked out
 # ```
 #
 # All explain the probability F of the predicted class. A word's score is the absolute value of the *sum* over its
@@ -266,12 +269,12 @@ def with_others(kind):
 
 def single_pairs(kind):
     row, rest = mean[kind][0, 1:5].max(), mean[kind][1:5, 1:5].min()
-    return f"pair by pair: with attention at most {row:.2f}, without it at least {rest:.2f}"
+    return f"with attention at most {row:.2f}, all others at least {rest:.2f}"
 
 
 published = {
-    "BiLSTM": "0.13; the others 0.41 or more",
-    "transformer": "0.10; the others 0.14 or more",
+    "BiLSTM": "pairs with attention .11 to .14, all others .44 to .97",
+    "transformer": "pairs with attention .05 to .14, all others .04 to .50",
 }
 for id, kind in (("2", "BiLSTM"), ("2b", "transformer")):
     average = with_others(kind)
@@ -279,25 +282,34 @@ for id, kind in (("2", "BiLSTM"), ("2b", "transformer")):
         id,
         f"Attention agrees least with the other methods ({kind})",
         expected=published[kind],
-        seen=f"{average[0]:.2f}; the others {average[1:].min():.2f} or more",
+        seen=f"{single_pairs(kind)}; means {average[0]:.2f} and {average[1:].min():.2f} or more",
         holds=average[0] < average[1:].min(),
         source="paper",
         control={
             "statement": "LIME agrees least",
-            "seen": f"{average[1]:.2f}; the others {np.delete(average, 1).min():.2f} or more",
+            "seen": f"mean {average[1]:.2f}, the others {np.delete(average, 1).min():.2f} or more",
             "failed": average[1] >= np.delete(average, 1).min(),
         },
-        note=f"{single_pairs(kind)}. The paper's figures are our means over its rows for SST-2 (Deep-SHAP included)",
+        note="expected: SST-2 in Tables 1 and 2, Deep-SHAP included",
     )
 # %% [markdown]
 # **An open question.** On the paper's transformer the methods do not even agree with each other: IG–DeepLIFT falls from
-# .8683 (BiLSTM, SST-2) to .0498 (DistilBERT). Two layers trained on a toy language do not show that. Is it depth?
-# Pre-training? The attention layer of the next section but one? Nobody has taken it apart yet.
+# .8683 (BiLSTM, SST-2) to .0498 (DistilBERT). Here:
+# %%
+for a, b in ((2, 3), (2, 4), (1, 2)):
+    pair = " and ".join((methods[a], methods[b]))
+    print(
+        f"{pair:18} BiLSTM {mean['BiLSTM'][a, b]:.2f}, transformer {mean['transformer'][a, b]:.2f}"
+    )
+# %% [markdown]
+# An earlier run of ours, with another small transformer, saw the reverse (IG–DeepLIFT .53 in the transformer, .31 in the
+# BiLSTM). So neither two layers nor attention as such decide it. Depth? Pre-training? The attention layer that this
+# lesson comes to below? Nobody has taken it apart yet.
 # %%
 lesson.untried(
     "2c",
     "In DistilBERT the methods disagree among themselves (IG–DeepLIFT .0498 on SST-2 against .8683 in the BiLSTM)",
-    reason="needs the fine-tuned DistilBERT; small transformers trained from scratch do not show it",
+    reason="needs the fine-tuned DistilBERT; small transformers go one way or the other, depending on their training",
     source="paper",
 )
 lesson.untried(

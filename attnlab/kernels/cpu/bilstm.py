@@ -69,12 +69,23 @@ def _step_back(z, before, cell, dh, carry, dcell):
 
 
 @block
+def _decoded(h, dec, t, r):
+    """dec . h_t of row r: what token t would add to the logit if it had all the attention."""
+    total = h.dtype.type(0)
+    for way in range(2):
+        state, weight = h[way, t, r], dec[way]
+        for k in range(weight.size):
+            total += state[k] * weight[k]
+    return total
+
+
+@block
 def _attend(h, u, w2, dec, dec_bias, mask, alpha, rows):
     """(7) for one point, row r of the group: alpha (n) <- attention; the logit.
 
-    h (n, group, 2 hidden), u (n, group, hidden).
+    h (2, n, group, hidden), u (n, group, hidden), dec (2, hidden).
     """
-    n = h.shape[0]
+    n = h.shape[1]
     top = -np.inf
     for t in range(n):
         s = alpha.dtype.type(0)
@@ -91,10 +102,7 @@ def _attend(h, u, w2, dec, dec_bias, mask, alpha, rows):
     for t in range(n):
         alpha[t] /= total
         if mask[t]:
-            s = alpha.dtype.type(0)
-            for k in range(dec.size):
-                s += h[t, rows, k] * dec[k]
-            logit += alpha[t] * s
+            logit += alpha[t] * _decoded(h, dec, t, rows)
     return logit
 
 
@@ -109,8 +117,7 @@ def walk_points(
     kind = zx.dtype
     gates = scratch.tile((2, n, GROUP, 4 * hidden), kind)
     cells = scratch.tile((2, n, GROUP, hidden), kind)
-    h = scratch.tile((n, GROUP, 2 * hidden), kind)
-    dh = scratch.tile((n, GROUP, 2 * hidden), kind)
+    h, dh = scratch.tile((2, n, GROUP, hidden), kind), scratch.tile((2, n, GROUP, hidden), kind)
     u = scratch.tile((n, GROUP, hidden), kind)
     carry, dcell = scratch.tile((GROUP, hidden), kind), scratch.tile((GROUP, hidden), kind)
     nothing = np.zeros((GROUP, hidden), kind)
@@ -134,14 +141,13 @@ def walk_points(
                     for k in range(4 * hidden):
                         row[k] = low[k] + share * (high[k] - low[k])
                 if step > 0:
-                    state = h[before, :rows, way * hidden : (way + 1) * hidden]
-                    gemm_nn(add, state, wh[way], z)
+                    gemm_nn(add, h[way, before, :rows], wh[way], z)
                 for r in range(rows):
                     old = cells[way, before, r] if step > 0 else nothing[r]
-                    at = h[t, r, way * hidden : (way + 1) * hidden]
-                    _step(z[r], old, cells[way, t, r], at)
+                    _step(z[r], old, cells[way, t, r], h[way, t, r])
         for t in range(n):
-            gemm_nn(put, h[t, :rows], w1, u[t, :rows])
+            gemm_nn(put, h[0, t, :rows], w1[0], u[t, :rows])
+            gemm_nn(add, h[1, t, :rows], w1[1], u[t, :rows])
             for r in range(rows):
                 for k in range(hidden):
                     u[t, r, k] = tanh(u[t, r, k] + b1[k])
@@ -155,27 +161,25 @@ def walk_points(
             slope = p * (1 - p)
             mean = kind.type(0)
             for t in range(n):
-                s = kind.type(0)
-                for k in range(2 * hidden):
-                    s += h[t, r, k] * dec[k]
-                mean += weight[r, t] * s
+                mean += weight[r, t] * _decoded(h, dec, t, r)
             for t in range(n):
-                s = kind.type(0)
-                for k in range(2 * hidden):
-                    s += h[t, r, k] * dec[k]
-                    dh[t, r, k] = slope * weight[r, t] * dec[k]
-                ds = slope * weight[r, t] * (s - mean)
+                for way in range(2):
+                    for k in range(hidden):
+                        dh[way, t, r, k] = slope * weight[r, t] * dec[way, k]
+                ds = slope * weight[r, t] * (_decoded(h, dec, t, r) - mean)
                 for k in range(hidden):
                     u[t, r, k] = ds * w2[k] * (1 - u[t, r, k] * u[t, r, k])
             if first + r < graded:
                 for t in range(n):
                     square = kind.type(0)
-                    for k in range(2 * hidden):
-                        square += h[t, r, k] * h[t, r, k]
+                    for way in range(2):
+                        for k in range(hidden):
+                            square += h[way, t, r, k] * h[way, t, r, k]
                     alpha[first + r, t] = weight[r, t]
                     norm[first + r, t] = weight[r, t] * np.sqrt(square)
         for t in range(n):
-            gemm_nn(add, u[t, :rows], w1_back, dh[t, :rows])
+            for way in range(2):
+                gemm_nn(add, u[t, :rows], w1_back[way], dh[way, t, :rows])
         for way in range(2):
             carry[:] = 0
             dcell[:] = 0
@@ -185,8 +189,7 @@ def walk_points(
                 z = gates[way, t, :rows]
                 for r in range(rows):
                     old = cells[way, before, r] if step > 0 else nothing[r]
-                    at = dh[t, r, way * hidden : (way + 1) * hidden]
-                    _step_back(z[r], old, cells[way, t, r], at, carry[r], dcell[r])
+                    _step_back(z[r], old, cells[way, t, r], dh[way, t, r], carry[r], dcell[r])
                 if step > 0:
                     gemm_nn(put, z, wh_back[way], carry[:rows])
                 for r in range(rows):
@@ -220,7 +223,7 @@ def read_points(
     ]
     z = np.stack(entering, axis=1)  # (1 + baselines, 2, n, 4 hidden)
     wh_back = np.stack([weights[f"enc_weight_hh_{end}"] for end in ends])  # (2, 4 hidden, hidden)
-    w1 = weights["att_alignment_layer1_weight"]
+    w1 = weights["att_alignment_layer1_weight"].reshape(hidden, 2, hidden).swapaxes(0, 1)
     made = Points(
         scratch.empty(len(base), kind),
         scratch.empty((graded, n), kind),
@@ -233,10 +236,10 @@ def read_points(
             *(contiguous(z[0], kind), contiguous(z[1:], kind), contiguous(coefficient, kind)),
             contiguous(base, np.int64),
             *(contiguous(wh_back.swapaxes(1, 2), kind), contiguous(wh_back, kind)),
-            *(contiguous(w1.T, kind), contiguous(w1, kind)),
+            *(contiguous(w1.swapaxes(1, 2), kind), contiguous(w1, kind)),
             contiguous(weights["att_alignment_layer1_bias"], kind),
             contiguous(weights["att_alignment_layer2_weight"][0], kind),
-            contiguous(weights["dec_weight"][0], kind),
+            contiguous(weights["dec_weight"].reshape(2, hidden), kind),
             contiguous(weights["dec_bias"], kind),
             contiguous(mask, np.bool_),
             *made,
