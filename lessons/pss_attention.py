@@ -439,7 +439,7 @@ if opinions:
         "a few epochs of Adam instead of 20 000 steps of SGD",
     )
 # %% [markdown]
-# With all reviews the words of round 1 make sense: *delicious*, *great*, *excellent*. Later rounds take full stops and
+# With all reviews the words of round 1 make sense: *good*, *delicious*, *friendly*. Later rounds take full stops and
 # articles, and they count as active wherever the prediction was right. Sentences shorter than sixteen words always lose a word: four
 # bits, the threshold of the code, is the entropy of sixteen words attended to equally.
 # %%
