@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 
 from attnlab.kernels.cpu.convolution import conv2d, max_pool, max_unpool, transposed2d
 from attnlab.kernels.cpu.distance import distance
-from attnlab.kernels.cpu.nearest import mean_distances, patches
+from attnlab.kernels.cpu.nearest import mean_distances, patches, select
 
 RNG = np.random.default_rng(0)
 TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
@@ -90,3 +90,19 @@ def test_nearest_patches(dtype: str, squared: bool, K: int) -> None:
     expected = np.nanmean(np.sort(d, axis=1)[:, :K], axis=1)  # NaN sorts to the end
     bound = TOLERANCE[dtype]
     np.testing.assert_allclose(made, expected, bound, bound)
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "sorted", "reversed"])
+def test_select_brings_the_smallest_to_the_front(kind: str) -> None:
+    for size in (1, 2, 3, 17, 128):
+        keys = {
+            "random": RNG.random(size),
+            "ties": RNG.integers(0, 3, size).astype(float),
+            "sorted": np.arange(size, dtype=float),
+            "reversed": np.arange(size, dtype=float)[::-1].copy(),
+        }[kind]
+        for K in {1, (size + 1) // 2, size}:
+            moved, indices = keys.copy(), np.arange(size)
+            assert select(moved, indices, size, K) == np.sort(keys)[K - 1]
+            np.testing.assert_array_equal(np.sort(moved[:K]), np.sort(keys)[:K])
+            np.testing.assert_array_equal(keys[indices], moved)

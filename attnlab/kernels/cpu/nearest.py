@@ -1,7 +1,7 @@
 """The K nearest of many patches, position discounted: tiles of products and a running top K.
 
 |P - Q|^2 = |P|^2 + |Q|^2 - 2 P.Q, so that a tile of distances is a matrix product, as a tile of
-attention scores is. Each query keeps a heap of its K nearest; the table of all pairs never exists.
+attention scores is. Each query keeps its nearest so far; the table of all pairs never exists.
 The product loses digits where P is close to Q: the K that it chose are computed again.
 """
 
@@ -23,33 +23,33 @@ QUERIES, KEYS = 64, 512  # a tile of distances
 
 
 @block
-def sift_down(keys, indices, size):
-    """The top of a heap (the largest key on top) has changed: let it sink to its place."""
-    key, index, at = keys[0], indices[0], 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
+def select(keys, indices, size, K):
+    """Bring the K smallest of keys[:size] to the front (Hoare's quickselect); the largest of them."""
+    low, high = 0, size - 1
+    while low < high:
+        a, b, c = keys[low], keys[(low + high) // 2], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))  # the median of three
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                indices[i], indices[j] = indices[j], indices[i]
+                i += 1
+                j -= 1
+        if j >= K - 1:
+            high = j
+        elif i <= K - 1:
+            low = i
+        else:
             break
-        if child + 1 < size and keys[child + 1] > keys[child]:
-            child += 1
-        if keys[child] <= key:
-            break
-        keys[at], indices[at] = keys[child], indices[child]
-        at = child
-    keys[at], indices[at] = key, index
-
-
-@block
-def sift_up(keys, indices, at):
-    """A key was put at the end of a heap: let it rise."""
-    key, index = keys[at], indices[at]
-    while at > 0:
-        parent = (at - 1) // 2
-        if keys[parent] >= key:
-            break
-        keys[at], indices[at] = keys[parent], indices[parent]
-        at = parent
-    keys[at], indices[at] = key, index
+    largest = keys[0]
+    for i in range(1, K):
+        largest = max(largest, keys[i])
+    return largest
 
 
 @block
@@ -88,21 +88,20 @@ def discounted(products, norm, norms_q, y, x, qy, qx, rate, squared, keys):
 
 
 @block
-def offer(keys, count, first, skip, K, heap, indices, size):
-    """Put keys[:count], of candidates first, first + 1, ..., into a heap of the K smallest."""
+def offer(keys, count, first, skip, K, limit, kept, indices, size):
+    """Keep those of keys[:count], of candidates first, first + 1, ..., that are below the limit.
+
+    A full store is cut down to its K smallest, which lowers the limit: a few operations a candidate
+    that is kept, where a heap would take a walk through its levels. Returns limit and size.
+    """
     for j in range(count):
-        if size == K and not keys[j] < heap[0]:
-            continue
-        if first + j == skip:
-            continue
-        if size < K:
-            heap[size], indices[size] = keys[j], first + j
-            sift_up(heap, indices, size)
+        if keys[j] < limit and first + j != skip:
+            kept[size], indices[size] = keys[j], first + j
             size += 1
-        else:
-            heap[0], indices[0] = keys[j], first + j
-            sift_down(heap, indices, K)
-    return size
+            if size == kept.size:
+                limit = select(kept, indices, size, K)
+                size = K
+    return limit, size
 
 
 @block
@@ -128,10 +127,12 @@ def search(image, p, q, qy, qx, own, K, rate, squared, tile, out, counter):
     kind = image.dtype
     size = q.shape[1]
     K = min(K, q.shape[0])
+    store = min(max(2 * K, 32), q.shape[0])
     minus_two = scalars(kind.type(-2), kind.type(0), kind)
     rows, products = scratch.tile((tile, size), kind), scratch.tile((tile, KEYS), kind)
-    heap, indices = scratch.tile((tile, K), kind), scratch.tile((tile, K), np.int64)
-    keys, filled = scratch.tile(KEYS, kind), scratch.tile(tile, np.int64)
+    kept, indices = scratch.tile((tile, store), kind), scratch.tile((tile, store), np.int64)
+    keys, limits = scratch.tile(KEYS, kind), scratch.tile(tile, kind)
+    filled = scratch.tile(tile, np.int64)
     row_norms, candidate_norms = scratch.tile(tile, kind), scratch.tile(q.shape[0], kind)
     norms(q, candidate_norms)
     while True:
@@ -142,7 +143,7 @@ def search(image, p, q, qy, qx, own, K, rate, squared, tile, out, counter):
         gather(image, p, columns, start, rows[:count])
         norms(rows[:count], row_norms)
         for i in range(count):
-            filled[i] = 0
+            filled[i], limits[i] = 0, np.inf
         for first in range(0, q.shape[0], KEYS):
             last = min(first + KEYS, q.shape[0])
             gemm_nt(minus_two, rows[:count], q[first:last], products[:count, : last - first])
@@ -153,10 +154,14 @@ def search(image, p, q, qy, qx, own, K, rate, squared, tile, out, counter):
                     candidate_norms[first:last], y, x, qy[first:last], qx[first:last], rate,
                     squared, keys[: last - first],
                 )  # fmt: skip
-                filled[i] = offer(
-                    keys, last - first, first, own[start + i], K, heap[i], indices[i], filled[i]
-                )
+                limits[i], filled[i] = offer(
+                    keys, last - first, first, own[start + i], K, limits[i], kept[i], indices[i],
+                    filled[i],
+                )  # fmt: skip
         for i in range(count):
+            if filled[i] > K:
+                select(kept[i], indices[i], filled[i], K)
+                filled[i] = K
             y, x = kind.type((start + i) // columns), kind.type((start + i) % columns)
             out[start + i] = mean_exact(
                 rows[i], q, indices[i], filled[i], y, x, qy, qx, rate, squared
