@@ -324,8 +324,12 @@ def _first(wrong: np.ndarray, made: np.ndarray, stored: np.ndarray) -> str:
 
 def run(path: str | Path, exhibit: str | None = None, backend: str | None = None) -> Iterator[Held]:
     """Every case of a file on every path (or one). A path that cannot run here yields nothing
-    unless it was asked for by name, when BackendUnavailable goes to the caller."""
-    for case in read(path, exhibit):
+    unless it was asked for by name, when BackendUnavailable goes to the caller. Cases whose operation
+    lacks that path are passed over; InputError where no case has it."""
+    cases = read(path, exhibit)
+    if backend and any(backend in backends_for(case) for case in cases):
+        cases = [case for case in cases if backend in backends_for(case)]
+    for case in cases:
         for name in [backend] if backend else backends_for(case):
             try:
                 yield from hold(case, name)
