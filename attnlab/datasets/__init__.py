@@ -8,6 +8,7 @@ sentiment  Stanford Sentiment Treebank, IMDB reviews, SemEval-2014 aspects
 labelled   any file of labelled texts, as a stream of bounded memory
 reviews    the embedded short reviews with their rationales
 opinions   opinion words, and short phrases made of them
+images     textured shapes by a generator; scikit-learn's handwritten digits
 ratings    MovieLens: users, items, times
 synthetic  tasks made by a random generator
 circuit_tasks  prompts with and without a behaviour: retrieval, induction, IOI, greater-than, docstring

@@ -14,6 +14,7 @@ huggingface          any Hugging Face sequence classifier or causal model
 words, wordpiece     how they cut a text into tokens
 word_vectors         vectors of common words, what small classifiers begin with
 propagation          the gradient that conserves relevance
+images               a small convolutional network for images, with weights for digits
 circuits   tiny attention-only transformers for circuit tasks, trained weights, lesions; circuit_training
 
 Nothing is imported here, so that a program which only lists exhibits never loads PyTorch.
