@@ -16,6 +16,7 @@ from attnlab.cli import common
 if TYPE_CHECKING:
     from attnlab.models.classifier import Classifier
 
+LARGE = 5_000_000  # weights, from which one text is faster on several threads
 TEXT = "text"  # the command that an unknown first word is given to
 
 HELP = """Explain a classifier's decision by many methods, and ask whether they explain it.
@@ -110,8 +111,9 @@ def text(
     ] = None,
     seed: common.Seed = 0,
     threads: Annotated[
-        int, typer.Option("--threads", min=1, help="One short text is fastest on one thread.")
-    ] = 1,
+        int | None,
+        typer.Option("--threads", min=1, help="All cores for large models, one for small ones."),
+    ] = None,
 ) -> None:
     """Explain one text by all methods: heat maps, agreement, faithfulness and controls."""
     check_files(html, json_)
@@ -124,9 +126,13 @@ def text(
 
         from attnlab.explain.examine import examine
 
-        torch.set_num_threads(common.threads_or_all(threads))
+        count = common.threads_or_all(threads)
+        torch.set_num_threads(1)
+        classifier = load(model)
+        if threads or sum(p.numel() for p in classifier.parameters()) > LARGE:
+            torch.set_num_threads(count)
         one = examine(
-            load(model), " ".join(sentence.split()), split(method) or ["all"],
+            classifier, " ".join(sentence.split()), split(method) or ["all"],
             target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
             how=how, complete=complete,
         )  # fmt: skip

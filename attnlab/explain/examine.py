@@ -21,6 +21,7 @@ from attnlab.explain.verbalize import Complete, How, Verbalization, line, verbal
 from attnlab.models.classifier import Classifier, Encoded
 
 FLOOR = "random"
+PATIENCE = 2.0  # seconds: max-sensitivity is not measured of methods that would take longer
 
 
 @dataclass
@@ -117,7 +118,8 @@ def examine(
 ) -> Examined:
     """Explains one text by the methods and the random floor, and judges each.
 
-    sensitivity: samples of max-sensitivity, 0 leaves it out. controls: whether the methods are also
+    sensitivity: samples of max-sensitivity, 0 leaves it out; NaN for methods that would take more
+    than `PATIENCE` seconds. controls: whether the methods are also
     run on the same model with random weights. how, complete: of the verbalization. Raises what
     `explain`, `verbalize` and `complete` raise.
     """
@@ -136,12 +138,13 @@ def examine(
     if sensitivity:
         with evaluating(model):
             problem = Problem.of(model, [one.text], [one.target], output=output, seed=seed)
-            found.sensitive = {
-                name: float(
-                    faithfulness.max_sensitivity(problem, METHODS[name], samples=sensitivity)[0]
-                )
-                for name in one.attributions
-            }
+            for name, a in one.attributions.items():
+                found.sensitive[name] = float("nan")
+                if one.seconds[name] * sensitivity <= PATIENCE:
+                    known = a.signed[None]
+                    (found.sensitive[name],) = faithfulness.max_sensitivity(
+                        problem, METHODS[name], samples=sensitivity, before=known
+                    ).tolist()
     found.said = in_words(one, labels, how=how, complete=complete)
     with evaluating(model):
         guesses = ModelReader(model).guesses([said.quoted for said in found.said.values()])

@@ -225,14 +225,16 @@ def max_sensitivity(
     *,
     radius: float = 0.02,
     samples: int = 10,
+    before: Float[np.ndarray, "batch n"] | None = None,
     **options: object,
 ) -> Float[np.ndarray, "batch"]:
     """The largest |phi(x + d) - phi(x)| / |phi(x)| over random |d_i| <= radius (Yeh et al., 2019).
 
     radius is a share of the largest embedding component of the text. Random methods keep their
-    draws, so that only the input changes. NaN where all scores are zero.
+    draws, so that only the input changes. `before`: phi(x) where it is known. NaN where all scores
+    are zero.
     """
-    before = scores(problem, method, **options)
+    before = scores(problem, method, **options) if before is None else before
     size = np.linalg.norm(before, axis=1)
     worst = np.zeros(len(size))
     reach = radius * problem.embedded.abs().amax((1, 2))

@@ -72,5 +72,5 @@ def lrp(problem: Problem) -> Scores:
         trace = problem.model.trace(x, problem.mask, rule="lrp")
         output = choose(trace.logits, problem.target, "logit").sum()
         (grad,) = torch.autograd.grad(output, x)
-    problem.check(trace)
+    problem.check(trace, "lrp")
     return (x.detach() * grad).sum(-1)

@@ -70,6 +70,8 @@ def pieces(one: Examined, width: int) -> Iterator[Any]:
         "weights; near 1 the map does not show what was learned.",
         style="dim",
     )
+    if slow := [name for name, value in one.sensitive.items() if math.isnan(value)]:
+        yield Text(f"max sens. is undefined or would take too long: {', '.join(slow)}", "dim")
     yield Text(f"{one.seconds:.2f} s in all")
 
 
