@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from small_models import TEXTS
 
-from attnlab.explain import Problem
 from attnlab.models.bilstm import BiLSTM
 from attnlab.models.bilstm import Configuration as BiLSTMConfiguration
 from attnlab.models.classifier import Classifier
 from attnlab.models.text_transformer import Configuration, TextTransformer
 from attnlab.models.words import Vocabulary
 
-TEXTS = [
-    "a lovely film with lovely performances by all",
-    "dull , slow and never funny",
-    "good",
-    "not a good film at all , but never dull",
-    "the performances save a slow film",
-]
 VOCABULARY = Vocabulary.of(TEXTS)
 
 
@@ -53,11 +45,3 @@ def deep() -> Classifier:
 @pytest.fixture(params=["bilstm", "transformer"])
 def model(request: pytest.FixtureRequest) -> Classifier:
     return request.getfixturevalue(request.param)
-
-
-def problem_of(model: Classifier, texts: list[str] = TEXTS, **options: object) -> Problem:
-    return Problem.of(model, [model.encode(t) for t in texts], **options)  # type: ignore[arg-type]
-
-
-def close(ours: object, theirs: object, atol: float = 1e-6) -> None:
-    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-4, atol=atol)

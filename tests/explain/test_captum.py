@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, close, problem_of
+from small_models import TEXTS, close, problem_of
 from torch import Tensor
 
 captum = pytest.importorskip("captum.attr", reason="captum is not installed")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, problem_of
 from golden_models import case
+from small_models import TEXTS, problem_of
 from torch import Tensor
 
 from attnlab.contract import InputError

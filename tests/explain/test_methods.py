@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, close, problem_of
 from golden_models import case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
+from small_models import TEXTS, close, problem_of
 
 from attnlab.contract import InputError
 from attnlab.explain import METHODS, PathsDiffer, attribute, explain, find
