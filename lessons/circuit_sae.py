@@ -374,7 +374,7 @@ lesson.table(
 )
 held = {name: float(np.mean(seen[name, "mean"])) for name in TASKS if TASKS[name]}
 lesson.claim(
-    "table",
+    "0",
     "The heads of a known circuit are ranked first, by codes alone",
     expected={name: value for name, value in TASKS.items() if value},
     seen={name: round(value, 2) for name, value in held.items()},
