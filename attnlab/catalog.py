@@ -29,6 +29,7 @@ def card(exhibit: Exhibit) -> dict[str, Any]:
     """Everything the card says, operation by operation."""
     return summary(exhibit) | {
         "idea": exhibit.idea,
+        "attention_map": exhibit.attention_map,
         "arxiv": exhibit.paper.arxiv,
         "code": exhibit.paper.code,
         "operations": [_operation(op) for op in exhibit.operations],

@@ -326,7 +326,11 @@ def as_dtype(value: Any, dtype: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """One paper: its card, its operations, and the way to run them on any backend."""
+    """One paper: its card, its operations, and the way to run them on any backend.
+
+    attention_map says what may be read as this mechanism's attention map, whether its rows sum to
+    1, and which output holds it; "none: …" where there is no such thing.
+    """
 
     name: str
     title: str
@@ -337,6 +341,7 @@ class Exhibit:
     package: str
     exercise: Exercise | None = None
     notes: tuple[str, ...] = ()
+    attention_map: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -126,6 +126,7 @@ def _print_card(exhibit: Any, card: dict[str, Any]) -> None:
             else f"no gradient: {op['no_gradient']}"
         )
         out.print(Padding(escape("; ".join(facts)), (0, 0, 1, 4)))
+    out.print(f"Attention map: {escape(card['attention_map'])}")
     for note in exhibit.notes:
         out.print(f"Note: {escape(note)}")
     if exhibit.exercise:

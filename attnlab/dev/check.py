@@ -113,7 +113,7 @@ def lesson(exhibit: Exhibit) -> Iterable[str]:
 
 def card(exhibit: Exhibit) -> Iterable[str]:
     """The card says what every command needs."""
-    for name in ("title", "idea", "family"):
+    for name in ("title", "idea", "family", "attention_map"):
         if not getattr(exhibit, name):
             yield f"{name} is empty"
     for op in exhibit.operations:

@@ -9,6 +9,7 @@ faithfulness faithfulness.py: does the model use what they point at?
 plausibility plausibility.py: do people point at the same words?
 controls     controls.py: random scores, random weights, models whose answer is known
 statistics   statistics.py: intervals and paired tests
+maps         maps.py: the attention map of a mechanism that stores none
 words        verbalize.py, endpoint.py: in a sentence; simulate.py: does it let a reader guess?
 """
 

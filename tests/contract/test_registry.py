@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import properties
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnlab.contract import BACKENDS, Operation
+from attnlab.contract import BACKENDS, Exhibit, Operation
 from attnlab.registry import exhibits
 
 OPERATIONS = [op for exhibit in exhibits() for op in exhibit.operations]
@@ -80,3 +81,10 @@ def test_card(op: Operation) -> None:
 def test_every_exhibit_has_an_operation_on_all_four_paths() -> None:
     for exhibit in exhibits():
         assert any(len(op.paths) == 4 for op in exhibit.operations), exhibit.name
+
+
+@pytest.mark.parametrize("exhibit", exhibits(), ids=lambda exhibit: exhibit.name)
+def test_every_exhibit_says_what_its_attention_map_is(exhibit: Exhibit) -> None:
+    assert len(exhibit.attention_map) > 40
+    for name in re.findall(r"want=\['(\w+)'\]", exhibit.attention_map):
+        assert name in {a.keyword for op in exhibit.operations for a in op.results}

@@ -65,6 +65,10 @@ EXHIBIT = Exhibit(
         "by sqrt(dim) so that the softmax stays soft at any width. All pairs are compared: that is what "
         "makes it exact, and what makes it quadratic."
     ),
+    attention_map=(
+        "weights[i, j], the softmax over keys of scale q_i . k_j: rows sum to 1. Ask for it "
+        "with want=['weights']; the fast paths never build it otherwise."
+    ),
     operations=(
         Operation(
             "attend",

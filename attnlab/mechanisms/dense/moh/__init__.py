@@ -178,6 +178,10 @@ EXHIBIT = Exhibit(
         "others, and a second one balances the two groups. The weights make the sum more flexible, and "
         "the zeros spare work, once queries are gathered by the head that they chose."
     ),
+    attention_map=(
+        "one softmax map a head; a token that did not choose the head has no row in it. Times "
+        "the token's gate for the head, the maps add up to what the layer mixes."
+    ),
     operations=(
         Operation(
             "attend",

@@ -140,6 +140,11 @@ EXHIBIT = Exhibit(
         "offset (the skew), puts each score at its key without ever gathering an n x n x dim tensor. "
         "Because scores depend on i - j alone, the model keeps working beyond its training length."
     ),
+    attention_map=(
+        "weights[i, j], the softmax of the content score plus the score of the relative "
+        "position: rows sum to 1. What position alone contributes cannot be told from the "
+        "map."
+    ),
     operations=(
         Operation(
             "relative_attend",

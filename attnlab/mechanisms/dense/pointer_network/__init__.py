@@ -201,6 +201,9 @@ EXHIBIT = Exhibit(
         "themselves as the distribution of its next output. Its dictionary is therefore the input, and "
         "a model trained on few points runs on many."
     ),
+    attention_map=(
+        "p[t, j], the output itself: where step t points. Rows sum to 1 over the real slots."
+    ),
     operations=(
         Operation(
             "attend",

@@ -104,6 +104,10 @@ EXHIBIT = Exhibit(
         "mass to the rest of each row in proportion to its weights. Nothing is trained; which "
         "heads to edit is found once, by calibrating one head at a time on a small labelled set."
     ),
+    attention_map=(
+        "probs before the calibration, probs_calibrated after it; both have rows that sum to "
+        "1. What the layer uses are the calibrated ones."
+    ),
     operations=(
         Operation(
             "calibrated_attend",

@@ -141,6 +141,9 @@ EXHIBIT = Exhibit(
         "positives that it never uses on the negatives: counting them ranks the heads, counting "
         "pairs of codes ranks the edges. No ablation is run; seconds replace hours."
     ),
+    attention_map=(
+        "none: it reads what heads write into the residual stream, not where they look."
+    ),
     operations=(
         Operation(
             "find_circuit",

@@ -127,6 +127,10 @@ EXHIBIT = Exhibit(
         "Low agreement therefore proves nothing about attention, and faithfulness has to be "
         "measured by what happens when the words are taken away."
     ),
+    attention_map=(
+        "avg, rollout_cls and flow_cls: three ways to make one score a token of the maps of "
+        "all layers and heads. attn_weights is the one map of the additive attention."
+    ),
     operations=(
         Operation(
             "aggregate_attention",

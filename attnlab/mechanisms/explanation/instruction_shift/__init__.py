@@ -158,6 +158,10 @@ EXHIBIT = Exhibit(
         "it, the words that the dimensions of a head pair up, and the principal directions of a "
         "feed-forward layer read as words."
     ),
+    attention_map=(
+        "importance[i, j] stands in its place: gradient times input of prompt token i for the "
+        "probability of response token j. Columns have any sign and sum."
+    ),
     operations=(
         Operation(
             "attribute",

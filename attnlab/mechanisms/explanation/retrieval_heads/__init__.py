@@ -122,6 +122,10 @@ EXHIBIT = Exhibit(
         "are the retrieval heads. Flatten their attention and the model still writes well, but "
         "makes the fact up."
     ),
+    attention_map=(
+        "the rows of attention that a decoding step returns, taken as they are. A masked "
+        "head's row is uniform over its keys, not zero."
+    ),
     operations=(
         Operation(
             "score_heads",

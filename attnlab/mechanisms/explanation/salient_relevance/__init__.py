@@ -119,6 +119,10 @@ EXHIBIT = Exhibit(
         "are, and what lies near a strong focus is lifted. What remains are a few areas that the "
         "network attends to."
     ),
+    attention_map=(
+        "none: a convolutional network has no attention weights. sr_map stands in their "
+        "place, the areas that its relevance draws the eye to."
+    ),
     operations=(
         Operation(
             "salient_map",

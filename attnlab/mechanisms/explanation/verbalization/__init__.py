@@ -189,6 +189,9 @@ EXHIBIT = Exhibit(
         "a short explanation, which reads better and is less exact. Whether a sentence helped "
         "shows when a reader guesses from it what the model predicted."
     ),
+    attention_map=(
+        "none of its own: it puts into words any scores of tokens, attention among them."
+    ),
     operations=(
         Operation(
             "search",

@@ -129,6 +129,11 @@ EXHIBIT = Exhibit(
         "once for all queries. Another layer gives exact softmax attention to a short window of recent "
         "tokens, and gated short convolutions fill the layers between."
     ),
+    attention_map=(
+        "(1 + s + s^2/2) over the sum of that over the past: never negative, rows sum to 1. It is "
+        "not stored; feature_map gives phi, and phi(q) . phi(k) is the numerator. The window's map is "
+        "its softmax, which attnlab.explain.maps reads off by feeding unit vectors as values."
+    ),
     operations=(
         Operation(
             "taylor_linear_attention",

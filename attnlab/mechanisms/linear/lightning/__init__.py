@@ -161,6 +161,11 @@ EXHIBIT = Exhibit(
         "so that every step is a dense product. A fixed decay per head lets the past fade, and a norm "
         "after the sum replaces the softmax's denominator."
     ),
+    attention_map=(
+        "lambda^(i-j) q_i . k_j: signed, and rows do not sum to 1, so it is a map of "
+        "influence and no share of attention. It is not stored; attnlab.explain.maps reads it "
+        "off by feeding unit vectors as values."
+    ),
     operations=(
         Operation(
             "attend",

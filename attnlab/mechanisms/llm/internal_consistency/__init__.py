@@ -130,6 +130,10 @@ EXHIBIT = Exhibit(
         "though it proves nothing. Heads low in the network disagree, decoding agrees most, free "
         "responses drift apart again: the hourglass."
     ),
+    attention_map=(
+        "attn[h, i, j] of the plain layer: rows sum to 1. In the isolated layer the other "
+        "heads' maps are multiplied by the coefficient, their rows then summing to it."
+    ),
     operations=(
         Operation(
             "isolate_head",

@@ -73,6 +73,10 @@ EXHIBIT = Exhibit(
         "place and the results are added up. The sum is then multiplied, element by element, with a "
         "linear map of the current token, which so decides what passes."
     ),
+    attention_map=(
+        "none that depends on the text: a place has the same weight whatever stands there. "
+        "The nearest thing is the table |w[lag]|, times what the current token lets pass."
+    ),
     operations=(
         Operation(
             "extract",

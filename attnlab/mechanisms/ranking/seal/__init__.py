@@ -190,6 +190,9 @@ EXHIBIT = Exhibit(
         "it is likelier under the query than in the corpus, and a document scores by the n-grams "
         "it holds, repeated words discounted."
     ),
+    attention_map=(
+        "none: the index counts and constrains, the model that generates stands outside."
+    ),
     operations=(
         Operation(
             "count_ngrams",

@@ -107,6 +107,11 @@ EXHIBIT = Exhibit(
         "uniformly sampled columns. A causal mask is handled by halving: the lower left quarter has no "
         "mask, and the two triangles are smaller problems of the same kind."
     ),
+    attention_map=(
+        "what sorting and sampling left of the softmax: exact ratios inside a block, sampled "
+        "keys counted keys/S times each, all others 0. Rows sum to 1. It depends on the "
+        "hash's draw; attnlab.explain.maps reads it off by feeding unit vectors as values."
+    ),
     operations=(
         Operation(
             "attend",

@@ -149,6 +149,10 @@ EXHIBIT = Exhibit(
         "At inference only the landmarks are scored, the best blocks are fetched from a cache however "
         "far back they lie, and retrieval is nothing but the attention itself."
     ),
+    attention_map=(
+        "weights[i, j], the softmax inside a block times the softmax of the block's landmark: "
+        "rows sum to 1, landmarks themselves carry none."
+    ),
     operations=(
         Operation(
             "attend",

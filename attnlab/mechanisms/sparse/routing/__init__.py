@@ -113,6 +113,11 @@ EXHIBIT = Exhibit(
         "centroid takes exactly its w closest members, so the work is sqrt(n) regular blocks of sqrt(n) x "
         "sqrt(n) pairs: n^1.5 instead of n^2."
     ),
+    attention_map=(
+        "a softmax inside each cluster, averaged over the clusters that hold the query; 0 for "
+        "keys outside, and an empty row for a query that no cluster took. "
+        "attnlab.explain.maps reads it off by feeding unit vectors as values."
+    ),
     operations=(
         Operation(
             "attend",

@@ -103,6 +103,10 @@ EXHIBIT = Exhibit(
         "on the clean and the perturbed loss together. An interpretable variant looks for directions "
         "along differences of attention; nothing changes at test time."
     ),
+    attention_map=(
+        "attention, the softmax over the real words; attention_perturbed is the same after "
+        "the adversarial step. Both sum to 1, and to 0 where every word is masked."
+    ),
     operations=(
         Operation(
             "adversarial_step",

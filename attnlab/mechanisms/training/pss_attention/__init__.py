@@ -167,6 +167,10 @@ EXHIBIT = Exhibit(
         "that led to a wrong prediction misleading. The last model sees whole sentences and a "
         "regulariser that pulls its attention equally to the active words and off the misleading ones."
     ),
+    attention_map=(
+        "alpha of the last hop: the softmax over the real words, which sums to 1. The "
+        "gradient variant puts normalised gradient times input in its place."
+    ),
     operations=(
         Operation(
             "mine",

@@ -106,6 +106,11 @@ EXHIBIT = Exhibit(
         "score, tokens that go with one gain, the faster the oftener they occur. Then it snaps: "
         "the decoder fits, the gradient dies, and a sparse mixture of tokens stays frozen."
     ),
+    attention_map=(
+        "c[fact, l] of (6): the share of the last token's attention that goes to distinct token l, the "
+        "softmax of scores weighted by how often l occurs. Rows sum to 1. train returns it after the "
+        "last step, population_train before each (c_history)."
+    ),
     operations=(
         Operation(
             "loss",
