@@ -108,6 +108,7 @@ for piece in lesson.track(range(pieces), "tuning"):
     train(tuned, documents(tuned=True), 10, 1e-3, warmup=1, seed=seed + piece)
     if half is None and correct(tuned).mean() >= 0.5:
         half = copy.deepcopy(tuned)  # the first checkpoint that gets half of them right
+half = half or tuned
 more = copy.deepcopy(base)  # the control: as many steps, of plain text
 train(more, documents(tuned=False), 10 * pieces, 1e-3, seed=seed + 1)
 for name, model in (("base", base), ("half tuned", half), ("tuned", tuned), ("more text", more)):
@@ -155,7 +156,7 @@ lesson.predict(
 )
 # %% tags=["hide-input"]
 places = ["please", "VERB", ":", "1st letter", "2nd", "3rd", "4th", "->"]
-models = {"base": base, "half tuned": half or tuned, "tuned": tuned, "more text": more}
+models = {"base": base, "half tuned": half, "tuned": tuned, "more text": more}
 I = {name: importance(model, respond(model, prompts)) for name, model in models.items()}
 a = {name: densities(value) for name, value in I.items()}
 levels = {  # (2) before the cut, (rows, 8, 4)
