@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -31,13 +30,14 @@ def max_flow(
     elif len(below) == 1:  # every path is source -> j -> t: no flow competes with another
         flows = torch.minimum(row[:, :, None], below[0]).sum(1)
     else:
-        from attnlab.explain.flow_graph import flows_to_each
+        from attnlab.kernels.cpu.attention_graph import attention_flow
 
         flows = torch.zeros_like(row)
         for i, n in enumerate(mask.sum(1).tolist()):
-            stack = np.stack([m[i, :n, :n].double().numpy() for m in below])
-            flows[i, :n] = torch.as_tensor(flows_to_each(row[i, :n].double().numpy(), stack)).to(
-                row
-            )
+            capacity = torch.zeros(1, len(maps), n, n, dtype=torch.float64)  # lowest layer first
+            capacity[0, -1, 0] = row[i, :n]
+            for layer, m in enumerate(reversed(below)):
+                capacity[0, layer] = m[i, :n, :n]
+            flows[i, :n] = torch.as_tensor(attention_flow(capacity.numpy())[0]).to(row)
     flows = flows * mask
     return flows / flows.sum(1, keepdim=True)
