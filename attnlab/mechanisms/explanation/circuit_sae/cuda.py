@@ -6,25 +6,21 @@ numbers; the matrices are small enough to stay in the caches. Grids are bounded 
 
 from __future__ import annotations
 
-import math
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba import cuda
 
 from attnlab.contract import BackendUnavailable
 from attnlab.kernels.cuda import device
-from attnlab.kernels.cuda.device import SHARED_BYTES, THREADS
+from attnlab.kernels.cuda.device import THREADS
 
 from . import EXHIBIT
+from . import cuda_kernels as kernels
 from .curves import auc, judge_edges, judge_nodes, members, softmax
 
 CHUNK = 4 if device.simulated() else 2**15  # rows whose activations exist at a time
 MOST = 2 if device.simulated() else 1024  # blocks of a grid
-# of each of the two bitsets of a block, beside 16 bytes a thread
-WORDS = 64 if device.simulated() else (SHARED_BYTES - 16 * THREADS) // 8
 
 
 @EXHIBIT.path
@@ -54,12 +50,12 @@ def find_circuit(
     sae.encode(x[: 2 * n], first)
     sae.residual(x[: 2 * n], first, error)
     reconstruction = device.empty((2 * n, d), dtype)
-    _add()[_grid(2 * n * d), THREADS](error, x[: 2 * n], reconstruction)
+    kernels.add()[_grid(2 * n * d), THREADS](error, x[: 2 * n], reconstruction)
     sums = [sae.sums(x[r : r + CHUNK]) for r in range(0, N * n, CHUNK)]
     squares, ones = np.sum([s.copy_to_host() for s in sums], axis=0)
 
     rows = device.empty((min(n_train, N) * n, d), dtype)
-    _gather()[_grid(rows.size), THREADS](x, permutation, n, rows)
+    kernels.gather()[_grid(rows.size), THREADS](x, permutation, n, rows)
     losses = device.zeros((n_epochs, 2), np.float64)
     for epoch in range(n_epochs):
         sae.step(rows, losses[epoch], lr, lam, epoch + 1)
@@ -69,7 +65,7 @@ def find_circuit(
     for r in range(0, N * n, CHUNK):
         a = device.empty((min(CHUNK, N * n - r), F), dtype)
         sae.encode(x[r : r + CHUNK], a)
-        _code()[_grid(len(a)), THREADS](a, codes[r : r + CHUNK], margins[r : r + CHUNK])
+        kernels.code()[_grid(len(a)), THREADS](a, codes[r : r + CHUNK], margins[r : r + CHUNK])
     u = node_counts(codes.copy_to_host().reshape(N, n))[0].astype(dtype)
     made: dict[str, Any] = {
         "init_loss": np.asarray(squares / (N * n * d) + lam * ones / (N * n), dtype),
@@ -109,11 +105,13 @@ def score_codes(
     # A head's codes become ranks among those it uses: the bitsets stay small.
     ranks = np.stack([np.unique(c, return_inverse=True)[1] for c in own.T])  # (n, N)
     F = int(ranks.max()) + 1
-    if 32 * WORDS < F:
-        raise BackendUnavailable(f"backend cuda: a head uses {F} codes, {32 * WORDS} at most fit")
+    if 32 * kernels.WORDS < F:
+        raise BackendUnavailable(
+            f"backend cuda: a head uses {F} codes, {32 * kernels.WORDS} at most fit"
+        )
     U, total = device.zeros((n, n), np.int64), device.zeros((n, n), np.int64)
     if n > 1:
-        _pairs()[n * (n - 1) // 2, THREADS](cuda.to_device(ranks), F, U, total)
+        kernels.pairs()[n * (n - 1) // 2, THREADS](cuda.to_device(ranks), F, U, total)
     pred = None if median_pred is None else median_pred.copy_to_host().astype(bool)
     made = judge_nodes(node_counts(own), n_layers, truth, pred)
     made |= judge_edges(U.copy_to_host(), total.copy_to_host(), edge_k, truth)
@@ -155,14 +153,14 @@ class Autoencoder:
             (self.W_e, self.W_et, False),
             (self.W_d, self.W_dt, self.by_columns),
         ):
-            _unit()[_grid(w.shape[1 if by_columns else 0]), THREADS](w, by_columns)
-            _transpose()[_grid(w.size), THREADS](w, turned)
+            kernels.unit()[_grid(w.shape[1 if by_columns else 0]), THREADS](w, by_columns)
+            kernels.transpose()[_grid(w.size), THREADS](w, turned)
 
     def encode(self, x: Any, a: Any) -> None:
-        _encode()[_grid(a.size), THREADS](x, self.W_et, self.b_e, self.t, a)
+        kernels.encode()[_grid(a.size), THREADS](x, self.W_et, self.b_e, self.t, a)
 
     def residual(self, x: Any, a: Any, error: Any) -> None:
-        _residual()[_grid(error.size), THREADS](x, a, self.W_dt, self.t, error)
+        kernels.residual()[_grid(error.size), THREADS](x, a, self.W_dt, self.t, error)
 
     def sums(self, x: Any, a: Any = None, error: Any = None) -> Any:
         """(2,): the sum of squared errors and the sum of activations of rows x."""
@@ -172,7 +170,7 @@ class Autoencoder:
             self.encode(x, a)
             self.residual(x, a, error)
         out = device.empty(2, np.float64)
-        _sums()[1, THREADS](error, a, out)
+        kernels.sums()[1, THREADS](error, a, out)
         return out
 
     def step(self, x: Any, out: Any, lr: float, lam: float, t: int) -> None:
@@ -183,23 +181,25 @@ class Autoencoder:
         error = device.empty((R, d), self.dtype)
         self.encode(x, a)
         self.residual(x, a, error)
-        _sums()[1, THREADS](error, a, out)
+        kernels.sums()[1, THREADS](error, a, out)
         scale = kind(2 / (R * d))
-        _backward()[_grid(a.size), THREADS](error, a, self.W_d, scale, kind(lam / R), d_a)
+        kernels.backward()[_grid(a.size), THREADS](error, a, self.W_d, scale, kind(lam / R), d_a)
         g_We, g_be, g_Wd, g_t = self.gradients
-        _outer()[_grid(g_We.size), THREADS](d_a, x, self.t, kind(1), True, g_We)
-        _outer()[_grid(g_Wd.size), THREADS](error, a, self.t, scale, False, g_Wd)
-        _column_sums()[_grid(F), THREADS](d_a, kind(1), g_be)
-        _column_sums()[_grid(d), THREADS](error, scale, g_t)
-        _tied()[_grid(d), THREADS](self.W_e, g_be, g_t)
-        _project()[_grid(F), THREADS](self.W_e, g_We, False)
-        _project()[_grid(F if self.by_columns else d), THREADS](self.W_d, g_Wd, self.by_columns)
+        kernels.outer()[_grid(g_We.size), THREADS](d_a, x, self.t, kind(1), True, g_We)
+        kernels.outer()[_grid(g_Wd.size), THREADS](error, a, self.t, scale, False, g_Wd)
+        kernels.column_sums()[_grid(F), THREADS](d_a, kind(1), g_be)
+        kernels.column_sums()[_grid(d), THREADS](error, scale, g_t)
+        kernels.tied()[_grid(d), THREADS](self.W_e, g_be, g_t)
+        kernels.project()[_grid(F), THREADS](self.W_e, g_We, False)
+        kernels.project()[_grid(F if self.by_columns else d), THREADS](
+            self.W_d, g_Wd, self.by_columns
+        )
         rates = kind(lr / (1 - 0.9**t)), kind(1 / (1 - 0.999**t))
         weights = (self.W_e, self.b_e, self.W_d, self.t)
         for w, g, m in zip(weights, self.gradients, self.moments):
             size = w.size
             flat = w.reshape(size), g.reshape(size), m.reshape(2, size)
-            _adam()[_grid(size), THREADS](*flat, *rates)
+            kernels.adam()[_grid(size), THREADS](*flat, *rates)
         self.rescale()
 
 
@@ -209,284 +209,5 @@ def _grid(items: int) -> int:
 
 def _copy(array: Any) -> Any:
     out = device.empty(array.shape, array.dtype)
-    _assign()[_grid(array.size), THREADS](array.reshape(array.size), out.reshape(array.size))
+    kernels.assign()[_grid(array.size), THREADS](array.reshape(array.size), out.reshape(array.size))
     return out
-
-
-@cache
-def _assign() -> Any:
-    @cuda.jit
-    def kernel(source, out):
-        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            out[i] = source[i]
-
-    return kernel
-
-
-@cache
-def _add() -> Any:
-    @cuda.jit
-    def kernel(a, b, out):
-        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            r, c = i // out.shape[1], i % out.shape[1]
-            out[r, c] = a[r, c] + b[r, c]
-
-    return kernel
-
-
-@cache
-def _gather() -> Any:
-    @cuda.jit
-    def kernel(x, permutation, n, out):
-        """out: the n rows of each of the first examples of the permutation."""
-        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            r, c = i // out.shape[1], i % out.shape[1]
-            out[r, c] = x[permutation[r // n] * n + r % n, c]
-
-    return kernel
-
-
-@cache
-def _transpose() -> Any:
-    @cuda.jit
-    def kernel(w, out):
-        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            r, c = i // out.shape[1], i % out.shape[1]
-            out[r, c] = w[c, r]
-
-    return kernel
-
-
-@cache
-def _unit() -> Any:
-    @cuda.jit
-    def kernel(w, by_columns):
-        """(3): a thread a vector; zeros stay."""
-        vectors = w.shape[1] if by_columns else w.shape[0]
-        length = w.shape[0] if by_columns else w.shape[1]
-        for i in range(cuda.grid(1), vectors, cuda.gridsize(1)):
-            total = w[0, 0] * 0
-            for j in range(length):
-                value = w[j, i] if by_columns else w[i, j]
-                total += value * value
-            if total > 0:
-                for j in range(length):
-                    if by_columns:
-                        w[j, i] /= math.sqrt(total)
-                    else:
-                        w[i, j] /= math.sqrt(total)
-
-    return kernel
-
-
-@cache
-def _encode() -> Any:
-    @cuda.jit
-    def kernel(x, W_et, b_e, t, a):
-        """(1)"""
-        for i in range(cuda.grid(1), a.size, cuda.gridsize(1)):
-            r, f = i // a.shape[1], i % a.shape[1]
-            total = b_e[f]
-            for c in range(x.shape[1]):
-                total += (x[r, c] - t[c]) * W_et[c, f]
-            a[r, f] = total if total > 0 else 0
-
-    return kernel
-
-
-@cache
-def _residual() -> Any:
-    @cuda.jit
-    def kernel(x, a, W_dt, t, error):
-        """xhat - x"""
-        for i in range(cuda.grid(1), error.size, cuda.gridsize(1)):
-            r, c = i // error.shape[1], i % error.shape[1]
-            total = t[c] - x[r, c]
-            for f in range(a.shape[1]):
-                total += a[r, f] * W_dt[f, c]
-            error[r, c] = total
-
-    return kernel
-
-
-@cache
-def _sums() -> Any:
-    @cuda.jit
-    def kernel(error, a, out):
-        """One block: squares of the errors, activations; added up in a fixed order."""
-        part = cuda.shared.array((2, THREADS), numba.float64)
-        thread = cuda.threadIdx.x
-        squares, ones = numba.float64(0), numba.float64(0)
-        for i in range(thread, error.size, THREADS):
-            e = error[i // error.shape[1], i % error.shape[1]]
-            squares += e * e
-        for i in range(thread, a.size, THREADS):
-            ones += a[i // a.shape[1], i % a.shape[1]]
-        part[0, thread], part[1, thread] = squares, ones
-        cuda.syncthreads()
-        if thread < 2:
-            total = numba.float64(0)
-            for j in range(THREADS):
-                total += part[thread, j]
-            out[thread] = total
-
-    return kernel
-
-
-@cache
-def _backward() -> Any:
-    @cuda.jit
-    def kernel(error, a, W_d, scale, penalty, d_a):
-        """d loss / d a, 0 where the feature is off."""
-        for i in range(cuda.grid(1), a.size, cuda.gridsize(1)):
-            r, f = i // a.shape[1], i % a.shape[1]
-            total = penalty * 0
-            if a[r, f] > 0:
-                for c in range(error.shape[1]):
-                    total += error[r, c] * W_d[c, f]
-                total = scale * total + penalty
-            d_a[r, f] = total
-
-    return kernel
-
-
-@cache
-def _outer() -> Any:
-    @cuda.jit
-    def kernel(left, right, t, scale, centred, out):
-        """out = scale left^T right (or right - t), summed over the rows."""
-        for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            p, c = i // out.shape[1], i % out.shape[1]
-            shift = t[c] if centred else scale * 0
-            total = scale * 0
-            for r in range(left.shape[0]):
-                total += left[r, p] * (right[r, c] - shift)
-            out[p, c] = scale * total
-
-    return kernel
-
-
-@cache
-def _column_sums() -> Any:
-    @cuda.jit
-    def kernel(x, scale, out):
-        for c in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            total = scale * 0
-            for r in range(x.shape[0]):
-                total += x[r, c]
-            out[c] = scale * total
-
-    return kernel
-
-
-@cache
-def _tied() -> Any:
-    @cuda.jit
-    def kernel(W_e, g_be, g_t):
-        """The tied bias stands in x - t too."""
-        for c in range(cuda.grid(1), g_t.size, cuda.gridsize(1)):
-            total = g_t[c]
-            for f in range(g_be.size):
-                total -= W_e[f, c] * g_be[f]
-            g_t[c] = total
-
-    return kernel
-
-
-@cache
-def _project() -> Any:
-    @cuda.jit
-    def kernel(w, g, by_columns):
-        """(3): the gradient without its part along w; a thread a vector."""
-        vectors = w.shape[1] if by_columns else w.shape[0]
-        length = w.shape[0] if by_columns else w.shape[1]
-        for i in range(cuda.grid(1), vectors, cuda.gridsize(1)):
-            along = w[0, 0] * 0
-            for j in range(length):
-                along += w[j, i] * g[j, i] if by_columns else w[i, j] * g[i, j]
-            for j in range(length):
-                if by_columns:
-                    g[j, i] -= along * w[j, i]
-                else:
-                    g[i, j] -= along * w[i, j]
-
-    return kernel
-
-
-@cache
-def _adam() -> Any:
-    @cuda.jit
-    def kernel(w, g, moments, rate, correction):
-        for i in range(cuda.grid(1), w.size, cuda.gridsize(1)):
-            m = 0.9 * moments[0, i] + 0.1 * g[i]
-            v = 0.999 * moments[1, i] + 0.001 * g[i] * g[i]
-            moments[0, i], moments[1, i] = m, v
-            w[i] -= rate * m / (math.sqrt(v * correction) + 1e-8)
-
-    return kernel
-
-
-@cache
-def _code() -> Any:
-    @cuda.jit
-    def kernel(a, codes, margins):
-        """(4): a thread a row."""
-        for r in range(cuda.grid(1), codes.size, cuda.gridsize(1)):
-            best, second, code = a[r, 0], a.dtype.type(-math.inf), 0
-            for f in range(1, a.shape[1]):
-                value = a[r, f]
-                if value > best:
-                    second, best, code = best, value, f
-                elif value > second:
-                    second = value
-            codes[r], margins[r] = code, best - second
-
-    return kernel
-
-
-@cache
-def _pairs() -> Any:
-    @cuda.jit
-    def kernel(ranks, F, U, total):
-        """(7) of the pair of heads g < h of this block; as many codes of g at a time as have room."""
-        pos = cuda.shared.array(WORDS, numba.uint32)
-        neg = cuda.shared.array(WORDS, numba.uint32)
-        only = cuda.shared.array(THREADS, numba.int64)
-        both = cuda.shared.array(THREADS, numba.int64)
-        thread = cuda.threadIdx.x
-        n, N = ranks.shape
-        g, rest = 0, cuda.blockIdx.x
-        while rest >= n - 1 - g:
-            rest -= n - 1 - g
-            g += 1
-        h = g + 1 + rest
-        unique, pairs = 0, 0
-        step = 32 * WORDS // F
-        for low in range(0, F, step):
-            for i in range(thread, WORDS, THREADS):
-                pos[i], neg[i] = 0, 0
-            cuda.syncthreads()
-            for e in range(thread, N, THREADS):
-                place = ranks[g, e] - low
-                if place >= 0 and place < step:
-                    bit = place * F + ranks[h, e]
-                    flag = numba.uint32(1) << numba.uint32(bit % 32)
-                    if e < N // 2:
-                        cuda.atomic.or_(pos, bit // 32, flag)
-                    else:
-                        cuda.atomic.or_(neg, bit // 32, flag)
-            cuda.syncthreads()
-            for i in range(thread, WORDS, THREADS):
-                unique += cuda.popc(pos[i] & ~neg[i])
-                pairs += cuda.popc(pos[i]) + cuda.popc(neg[i])
-            cuda.syncthreads()
-        only[thread], both[thread] = unique, pairs
-        cuda.syncthreads()
-        if thread == 0:
-            for j in range(1, THREADS):
-                unique += only[j]
-                pairs += both[j]
-            U[g, h], U[h, g] = unique, unique
-            total[g, h], total[h, g] = pairs, pairs
-
-    return kernel
