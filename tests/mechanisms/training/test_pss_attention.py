@@ -100,6 +100,25 @@ def test_flat_attention_is_left_alone_and_sixteen_words_are_four_bits(backend: s
 
 
 @pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_halves_of_halves_have_exact_entropies(backend: str, dtype: str) -> None:
+    """An entropy that equals eps extracts nothing: sums of powers of 2 have no rounding to blame."""
+    rng = np.random.default_rng(0)
+    for words in (2, 5, 8, 14, 22, 30):
+        alpha = [1.0]
+        while len(alpha) < words:
+            half = alpha.pop(int(rng.integers(len(alpha)))) / 2
+            alpha += [half, half]
+        row = np.zeros((1, 1, 31), dtype)
+        row[0, 0, :words] = alpha
+        eps = float(-np.sum(np.array(alpha) * np.log2(alpha)))
+        ids = np.ones((1, 31), int)
+        made = value(backend, "mine", alphas=row, wids=ids, dist=ids, max_entropy_bits=eps)
+        assert made["entropy_bits"][0, 0] == eps
+        assert not made["amask"].any()
+
+
+@pytest.mark.parametrize("backend", PATHS)
 def test_mining_against_one_vectorised_pass(backend: str) -> None:
     for seed in range(4):
         sample = PSS.operation("mine").sample(23, seed, batch=40, rounds=5, sharpness=1.0)
