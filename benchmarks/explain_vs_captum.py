@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--captum", type=int, default=25, help="sentences that Captum gets")
     parser.add_argument("--model", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--train", type=float, metavar="SECONDS", help="train on SST first")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="small models gain little from more")
     parser.add_argument("--cpu-time", action="store_true", help="processor instead of wall seconds")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)

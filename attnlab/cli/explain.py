@@ -16,7 +16,7 @@ from attnlab.cli import common
 if TYPE_CHECKING:
     from attnlab.models.classifier import Classifier
 
-LARGE = 5_000_000  # weights, from which one text is faster on several threads
+LARGE = 5_000_000  # weights, from which several threads pay
 TEXT = "text"  # the command that an unknown first word is given to
 
 HELP = """Explain a classifier's decision by many methods, and ask whether they explain it.
@@ -66,6 +66,10 @@ Replacement = Annotated[
     str,
     typer.Option("--replacement", metavar="pad|mask|delete", help="What removing a token means."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="All cores for large models, one for small ones."),
+]
 Html = Annotated[Path | None, typer.Option("--html", metavar="F", help="One self-contained page.")]
 JsonFile = Annotated[
     str | None,
@@ -110,10 +114,7 @@ def text(
         ),
     ] = None,
     seed: common.Seed = 0,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="All cores for large models, one for small ones."),
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Explain one text by all methods: heat maps, agreement, faithfulness and controls."""
     check_files(html, json_)
@@ -122,15 +123,9 @@ def text(
         common.refuse("the text has no word")
     with quiet_errors():
         how, complete = speaker(verbalize, endpoint, endpoint_model, key_variable)
-        import torch
-
         from attnlab.explain.examine import examine
 
-        count = common.threads_or_all(threads)
-        torch.set_num_threads(1)
-        classifier = load(model)
-        if threads or sum(p.numel() for p in classifier.parameters()) > LARGE:
-            torch.set_num_threads(count)
+        classifier = load(model, threads)
         one = examine(
             classifier, " ".join(sentence.split()), split(method) or ["all"],
             target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
@@ -174,12 +169,23 @@ def speaker(
     return how, Endpoint(endpoint, model=model, key_variable=key_variable)
 
 
-def load(name: str) -> Classifier:
-    """A classifier by name; one line for what is no model."""
+def load(name: str, threads: int | None) -> Classifier:
+    """A classifier by name; one line for what is no model.
+
+    Sets torch's threads: those asked for, or all cores for a large model and one for a small model,
+    whose many short steps lose more to waiting for each other than they gain.
+    """
+    count = common.threads_or_all(threads)
+    import torch
+
     from attnlab.models.classifiers import load as load_classifier
 
+    torch.set_num_threads(threads or 1)
     try:
-        return load_classifier(name)
+        model = load_classifier(name)
+        if threads is None and sum(p.numel() for p in model.parameters()) > LARGE:
+            torch.set_num_threads(count)
+        return model
     except (ModuleNotFoundError, ValueError, OSError) as error:
         if type(error).__name__ == "InputError":
             raise

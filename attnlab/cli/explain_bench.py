@@ -44,7 +44,7 @@ def bench(
         bool, typer.Option("--resume", help="Go on with the same command's interrupted run.")
     ] = False,
     seed: common.Seed = 0,
-    threads: common.Threads = None,
+    threads: explain.Threads = None,
 ) -> None:
     """Agreement, faithfulness and plausibility over a data set, with intervals, tests and controls.
 
@@ -54,7 +54,6 @@ def bench(
     explain.check_files(html, json_)
     # a shell without job control starts its background jobs deaf to interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    count = common.threads_or_all(threads)
     # torch keeps compiled code for every shape it meets; read when torch is imported
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     with explain.quiet_errors():
@@ -75,10 +74,7 @@ def bench(
                 for bad in found.first_bad:
                     typer.echo(f"line {bad.line}: {bad.reason}", err=True)
                 common.refuse(f"{data}: no text to explain in it ({found.bad} malformed lines)")
-            import torch
-
-            torch.set_num_threads(count)
-            classifier = explain.load(model)
+            classifier = explain.load(model, threads)
             check_replacement(classifier, settings.replacement)
             cache = study.Cache(settings, classifier)
             progress.begin(found.planned)
