@@ -240,6 +240,28 @@ def test_the_released_summary_names_the_first_tokens_whatever_they_score(backend
 
 
 @pytest.mark.parametrize("backend", STRINGS)
+def test_of_equal_snippets_the_first_line_is_said_for_all(backend: str) -> None:
+    kwargs = text_of(12, w1=1.0, w2=0.5, w7=0.5, w8=1.0) | {"value": 0.5}
+    released = run("verbalize", backend, **kwargs)
+    said = released["conv_text"].tolist()
+    assert len(said) == 2 == len(released["conv_values"])
+    assert said == ["snippet: 'w7 w8 ' contains 50.0% of prediction score."] * 2
+    corrected = run("verbalize", backend, **kwargs, behaviour="corrected")["conv_text"].tolist()
+    assert [line[10:15] for line in corrected] == ["w7 w8", "w1 w2"]
+
+
+@pytest.mark.parametrize("backend", STRINGS)
+def test_a_snippet_of_the_top_tokens_themselves_is_settled_by_rounding(backend: str) -> None:
+    # Mean and threshold are of the same three numbers, summed in two orders, as the authors do.
+    a = np.array([-1, -1, 0.23, 0.6, 0.7, -1, -1, -1])
+    x = [float(np.float32(v)) / 0.7 for v in (0.23, 0.6, 0.7)]
+    least, mean = (x[2] + x[1] + x[0]) / 3, (x[0] + x[1] + x[2]) / 3
+    made = run("verbalize", backend, tokens=np.array(list("abcdefgh")), attributions=a)
+    assert mean > least
+    assert made["conv_values"][1] == made["span_values"][0] == mean
+
+
+@pytest.mark.parametrize("backend", STRINGS)
 def test_nothing_speaks_for_the_prediction(backend: str) -> None:
     kwargs = text_of(9) | {"attributions": -np.arange(1.0, 10)}
     released = run("verbalize", backend, **kwargs)

@@ -412,8 +412,9 @@ EXHIBIT = Exhibit(
     notes=(
         "Released: coverage (6) leaves out a snippet's last token, so single tokens cover nothing and "
         "tokens 0 to 4 always become candidates, even where nothing speaks for the prediction.",
-        "Released: the last window is skipped; spans with equal coverage hide one another.",
-        "behaviour=corrected mends these four, and drops candidates that cover nothing.",
+        "Released: the last window is skipped; spans with equal coverage hide one another; of snippets "
+        "with equal values the first one's line is said for all.",
+        "behaviour=corrected mends these five, and drops candidates that cover nothing.",
         'sgn="-" wants every token of the window negative, those under a 0 too, and still a mean above '
         "the threshold: it finds next to nothing, in both behaviours.",
         "The prompt's wording is ours; its parts and their order are the authors'.",

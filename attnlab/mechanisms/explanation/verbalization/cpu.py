@@ -48,8 +48,10 @@ def hits(
     value: float,
     sgn: str | None,
     behaviour: str,
+    slack: float = 0.0,
 ) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For "conv" and "span": index lists, means in float64, and where each document's begin."""
+    """For "conv" and "span": index lists, means in float64, and where each document's begin.
+    `slack` is taken off the thresholds."""
     documents = len(edges) - 1
     a = attributions.astype(np.float64)
     a /= np.repeat(np.abs(np.maximum.reduceat(a, edges[:-1])), np.diff(edges))  # (1)
@@ -59,6 +61,7 @@ def hits(
     workers = None if len(a) * 2**filter_length > 2**17 else 1
     code = METRICS[metric], value, SIGNS[sgn]
     run_workers(prepare, scaled, edges, *code, x, least, np.zeros(1, np.int64), workers=workers)
+    least -= slack
     made = {}
     for kind in ("conv", "span"):
         patterns = bank(kind, filter_length, sgn)
@@ -187,14 +190,16 @@ def slide(
 def verbalize(
     tokens: np.ndarray, attributions: Float[np.ndarray, "n"], **settings: Any
 ) -> dict[str, np.ndarray]:
-    """See the reference."""
-    found = hits(attributions, np.array([0, len(attributions)]), **settings)
+    """See the reference: the search finds a few too many, and is settled as the released code rounds."""
+    a = words.normalized(attributions)
+    slack = 1e-5 * max(1.0, abs(settings["value"])) * (1 + np.abs(a).max()) ** 2
+    found = hits(attributions, np.array([0, len(attributions)]), slack=slack, **settings)
 
     def snippets(kind: str) -> list[tuple[words.Snippet, float]]:
-        indices, values, _ = found[kind]
+        indices = found[kind][0]
         lengths = (indices >= 0).sum(1).tolist()
-        rows = (tuple(J[:k]) for J, k in zip(indices.tolist(), lengths))
-        return list(zip(rows, values.tolist()))
+        rows = [tuple(J[:k]) for J, k in zip(indices.tolist(), lengths)]
+        return words.settled(rows, a, settings["metric"], settings["value"])
 
     return words.describe(
         tokens, attributions, snippets("conv"), snippets("span"), settings["behaviour"]

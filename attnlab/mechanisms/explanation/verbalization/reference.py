@@ -12,17 +12,18 @@ from .words import Snippet
 
 
 def normalize(a: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """(1), as float64 numbers that float32 can hold."""
+    """(1), as float64 numbers that float32 can hold: sums of a few are exact, in whatever order."""
     scaled = a.astype(np.float64) / np.abs(a.max().astype(np.float64))
     return scaled.astype(np.float32).astype(np.float64)
 
 
 def threshold(a: Float[np.ndarray, "n"], metric: str, value: float) -> float:
-    """(2) of normalised attributions."""
+    """(2) of normalised attributions; sums run from the first term on, as released."""
     if metric == "mean":
         top = int(len(a) * value)
-        return np.sort(a)[::-1][:top].sum() / top
-    variance = np.mean((a - a.mean()) ** 2)
+        return sum(np.sort(a)[::-1][:top].tolist()) / top
+    mean = sum(a.tolist()) / len(a)
+    variance = sum(((a - mean) ** 2).tolist()) / len(a)
     return value * (variance if metric == "variance" else variance**0.5)
 
 
@@ -55,21 +56,20 @@ def find(
             seen = f * a[t : t + W]
             if (sgn == "+" and (seen < 0).any()) or (sgn == "-" and (seen >= 0).any()):
                 continue
-            mean = seen.sum() / f.sum()
+            mean = sum(seen.tolist()) / int(f.sum())
             if mean > least:
                 hits[tuple(t + j for j in range(W) if f[j])] = mean
     return sorted(hits.items(), reverse=True)
 
 
 def both_searches(
-    a: Float[np.ndarray, "n"],
+    scaled: Float[np.ndarray, "n"],
     filter_length: int,
     metric: str,
     value: float,
     sgn: str | None,
     behaviour: str,
 ) -> tuple[list[tuple[Snippet, float]], list[tuple[Snippet, float]]]:
-    scaled = normalize(a)
     least = threshold(scaled, metric, value)
     return (
         find(scaled, conv_filters(filter_length), least, sgn, behaviour),
@@ -95,7 +95,7 @@ def search(
     """
     edges = [0, len(attributions)] if offsets is None else offsets.tolist()
     found = [
-        both_searches(attributions[o:e], filter_length, metric, value, sgn, behaviour)
+        both_searches(normalize(attributions[o:e]), filter_length, metric, value, sgn, behaviour)
         for o, e in pairwise(edges)
     ]
     made = {}
@@ -124,10 +124,12 @@ def verbalize(
 ) -> dict[str, np.ndarray]:
     """Searches (1)-(4), lines with their coverage (5), the order of tokens, and the summary (6).
 
-    Coverage in per cent. A search that finds nothing is one row: indices -1, value NaN, coverage 0.
+    Rounds as the released code does, so that the same of two snippets with (nearly) equal means
+    comes first. Coverage in per cent. A search that finds nothing is one row: indices -1, value NaN, coverage 0.
     Raises InputError as `search` does.
     """
-    found = both_searches(attributions, filter_length, metric, value, sgn, behaviour)
+    scaled = words.normalized(attributions)
+    found = both_searches(scaled, filter_length, metric, value, sgn, behaviour)
     return words.describe(tokens, attributions, *found, behaviour)
 
 

@@ -21,6 +21,28 @@ ROLES = {
 QUOTES = {"llm": re.compile(r"""['"]([^'"]+)['"]"""), "template": re.compile("»([^«»]+)«")}
 
 
+def normalized(a: np.ndarray) -> np.ndarray:
+    """(1) as released: float32 numbers over |max a|, divided in float64."""
+    return a.astype(np.float32).astype(np.float64) / abs(float(a.max()))
+
+
+def settled(
+    hits: Sequence[Snippet], a: np.ndarray, metric: str, value: float
+) -> list[tuple[Snippet, float]]:
+    """Those of the snippets whose mean, summed in order, is above the threshold (2) of `a`, which
+    is (1) as released."""
+    x = a.tolist()
+    if metric == "mean":
+        top = int(len(x) * value)
+        least = sum(sorted(x, reverse=True)[:top]) / top
+    else:
+        mean = sum(x) / len(x)
+        variance = sum((v - mean) ** 2 for v in x) / len(x)
+        least = value * (variance if metric == "variance" else variance**0.5)
+    means = ((J, sum(x[j] for j in J) / len(J)) for J in hits)
+    return [(J, mean) for J, mean in means if mean > least]
+
+
 def padded(snippets: Sequence[Snippet]) -> np.ndarray:
     """Index lists as rows, -1 behind the last; one row of -1 for none."""
     rows = snippets or [(-1,)]
@@ -45,7 +67,7 @@ def describe(
         "order_attributions": attributions[order],
     }
     for name, hits in (("conv", conv), ("span", span)):
-        texts, covers = lines(tokens, a, hits)
+        texts, covers = lines(tokens, a, hits, behaviour)
         made |= {
             f"{name}_indices": padded([J for J, _ in hits]),
             f"{name}_values": np.array([v for _, v in hits] or [np.nan], attributions.dtype),
@@ -62,14 +84,18 @@ def describe(
 
 
 def lines(
-    tokens: np.ndarray, a: list[float], hits: Sequence[tuple[Snippet, float]]
+    tokens: np.ndarray, a: list[float], hits: Sequence[tuple[Snippet, float]], behaviour: str
 ) -> tuple[list[str], list[float]]:
-    """A line for each snippet, by falling value, and its coverage (5) in per cent."""
+    """A line for each snippet, by falling value, and its coverage (5) in per cent. Released: a
+    value is looked up, so that of snippets with equal values the first is said again and again."""
     positive = sum(max(x, 0.0) for x in a)
     if not hits or not positive:
         return [NONE_FOUND] * max(1, len(hits)), [0.0] * max(1, len(hits))
     texts, covers = [], []
-    for J, _ in sorted(hits, key=lambda hit: -hit[1]):
+    first = {value: J for J, value in reversed(hits)}
+    for J, value in sorted(hits, key=lambda hit: -hit[1]):
+        if behaviour == "released":
+            J = first[value]
         said = "".join(f"{tokens[j]} " for j in J if tokens[j])
         covers.append(round(sum(a[j] for j in J) / positive * 100, 2))
         texts.append(f"snippet: '{said}' contains {covers[-1]}% of prediction score.")
