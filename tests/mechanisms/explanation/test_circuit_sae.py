@@ -168,10 +168,12 @@ def test_nothing_unique_and_other_borders(backend: str) -> None:
 @pytest.mark.parametrize("backend", PATHS)
 def test_codes_of_a_wide_range_are_codes_all_the_same(backend: str) -> None:
     codes = np.random.default_rng(1).integers(0, 5, (10, 4))
-    wide = np.array([3, 70_000, 12, 5_000, 600])[codes]
-    a, b = (run(backend, "score_codes", codes=c, n_layers=2, n_heads=2) for c in (codes, wide))
-    for name in ("unique_pos", "unique_neg_norm", "edge_unique", "edge_unique_norm"):
-        np.testing.assert_array_equal(a[name], b[name])
+    a = run(backend, "score_codes", codes=codes, n_layers=2, n_heads=2)
+    for numbers in ([3, 70_000, 12, 5_000, 600], [0, 2**62, 2**40, 7, 2**31]):
+        wide = np.array(numbers)[codes]
+        b = run(backend, "score_codes", codes=wide, n_layers=2, n_heads=2)
+        for name in ("unique_pos", "unique_neg_norm", "edge_unique", "edge_unique_norm"):
+            np.testing.assert_array_equal(a[name], b[name])
 
 
 # --- training and coding ---------------------------------------------------------------------

@@ -113,7 +113,7 @@ def score_codes(
     if n > 1:
         kernels.pairs()[n * (n - 1) // 2, THREADS](cuda.to_device(ranks), F, U, total)
     pred = None if median_pred is None else median_pred.copy_to_host().astype(bool)
-    made = judge_nodes(node_counts(own), n_layers, truth, pred)
+    made = judge_nodes(node_counts(ranks.T), n_layers, truth, pred)
     made |= judge_edges(U.copy_to_host(), total.copy_to_host(), edge_k, truth)
 
     def up(value: Any) -> Any:

@@ -105,6 +105,7 @@ def score_codes(
     """
     N, n = codes.shape
     truth = None if circuit_heads is None else members(circuit_heads, n)
+    codes = np.unique(codes, return_inverse=True)[1].reshape(N, n)  # 0..F-1: pairs fit int64
     F = int(codes.max()) + 1
     U, total = np.zeros((2, n, n), np.int64)
     for g in range(n):  # (7)

@@ -82,6 +82,8 @@ def score_codes(
 ) -> dict[str, Any]:
     """See the reference."""
     n = codes.shape[1]
+    if codes.max() > 4 * codes.numel() + 1024:  # wider than tables should be
+        codes = codes.unique(return_inverse=True)[1]
     truth = None if circuit_heads is None else members(circuit_heads, n)
     pos, neg, union = (x.double() for x in node_counts(codes))
     made: dict[str, Any] = {}
