@@ -50,6 +50,15 @@ def test_refused(backend: str, change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("name", ["hidden", "query", "bc_dot_attn1_weight", "qa_tanh_attn1q_bias"])
+def test_layers_refuse_nan(backend: str, name: str) -> None:
+    sample = AT.operation("attend").sample(4)
+    sample[name].flat[0] = np.nan
+    with pytest.raises(InputError, match=f"{name} must be finite"):
+        AT.run("attend", backend=backend, **sample)
+
+
+@pytest.mark.parametrize("backend", PATHS)
 def test_a_batch_of_one_has_no_released_iat(backend: str) -> None:
     sample = STEP.sample(6, batch=1)
     with pytest.raises(InputError, match="batch of at least 2"):
