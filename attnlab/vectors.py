@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import BackendUnavailable, Exhibit, InputError, Operation
+from attnlab.contract import REQUIRED, BackendUnavailable, Exhibit, InputError, Operation
 from attnlab.expressions import FUNCTIONS, evaluate, names_in
 from attnlab.flat import flatten, unflatten
 from attnlab.registry import find
@@ -229,7 +229,8 @@ def _with_gradients(
         op.name, backend="torch", want=want, **unflatten(op.arguments, flat), **options
     )
     outputs = flatten(op.results, result._asdict())
-    loss = _loss(case, outputs, flat, options)
+    defaults = {o.name: o.default for o in op.options if o.default is not REQUIRED}
+    loss = _loss(case, outputs, flat, defaults | options)
     order = list(sources)
     gradients: Any = [None] * len(order)
     if loss.requires_grad:  # a loss that no input reaches has gradient 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_case(case: Case, backend: str) -> None:
     assert not [r for r in rows if not r.ok]
     if backend == "torch":
         assert {f"grad {g}" for g in case.arrays["grad"]} <= {r.name for r in rows}
+
+
+def test_a_loss_may_name_an_option_left_at_its_default() -> None:
+    case = next(c for c in CASES if (c.exhibit, c.name) == ("attention_at", "attention_at"))
+    assert case.options["lam_adv"] == 1.0  # the default
+    rest = {k: v for k, v in case.options.items() if k != "lam_adv"}
+    assert all(row.ok for row in hold(replace(case, options=rest), "torch"))
 
 
 @pytest.mark.gpu
