@@ -74,9 +74,9 @@ def exponent(sizes: Sequence[float], times: Times) -> Exponent:
     freedom = x.size - 2
     if freedom == 0:
         return Exponent(slope, -math.inf, math.inf, r2)
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t quantile, without all of scipy.stats
 
-    half = float(t.ppf(0.975, freedom) * np.sqrt(rest @ rest / freedom / (x @ x)))
+    half = float(stdtrit(freedom, 0.975) * np.sqrt(rest @ rest / freedom / (x @ x)))
     return Exponent(slope, slope - half, slope + half, r2)
 
 
