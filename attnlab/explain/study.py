@@ -241,8 +241,10 @@ def _records(
         )
         runs.append(
             [
-                _metrics(row, *parts)
-                for (row, _), *parts in zip(texts, done, faithful, curves, changed)
+                _metrics(row, one, metrics, points, rho)
+                for (row, _), one, metrics, points, rho in zip(
+                    texts, done, faithful, curves, changed
+                )
             ]
         )
     first = runs[0]
