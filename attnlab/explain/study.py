@@ -81,7 +81,8 @@ class Found:
 
 def look(settings: Settings) -> Found:
     """Reads the file once: counts, and draws `limit` lines by reservoir sampling (Vitter, 1985)."""
-    found, drawn = Found(), []
+    found = Found()
+    drawn: list[int] = []
     rng = random.Random(settings.seed)
     for row in read(settings.data, settings.format):
         if isinstance(row, Bad):
