@@ -478,3 +478,12 @@ def test_refused(name: str, change: Any, text: str, backend: str) -> None:
     given = sample(name, 6)
     with pytest.raises(InputError, match=text):
         EXHIBIT.run(name, backend=backend, **given | change(given))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "torch"])
+def test_a_model_that_ignores_its_input_ranks_nothing(backend: str) -> None:
+    kwargs = sample("attribute_mlp", 7, hidden=5)
+    kwargs["o_weight"] = np.zeros_like(kwargs["o_weight"])  # P is the sigmoid of the bias
+    made = run("attribute_mlp", backend, **kwargs)
+    assert not np.asarray(made.raw_lime).any()
+    assert np.isnan(np.asarray(made.tau_matrix)).all()

@@ -364,6 +364,7 @@ def lime(
     Z = Z - pi @ Z / pi.sum()
     weighed = pi[:, None] * Z
     gram = product(contiguous(Z.T), weighed) + np.eye(len(x))
+    y = y - y[0]  # a constant y gives zeros
     return np.linalg.solve(gram, weighed.T @ (y - pi @ y / pi.sum()))
 
 

@@ -257,8 +257,11 @@ def ridge(
     y: Float[np.ndarray, "masks"],
     pi: Float[np.ndarray, "masks"],
 ) -> Float[np.ndarray, "n"]:
-    """argmin_w sum pi (y - b - w.z)^2 + |w|^2: centring takes the unpenalised intercept out."""
+    """argmin_w sum pi (y - b - w.z)^2 + |w|^2: centring takes the unpenalised intercept out.
+
+    From y[0] on first, so that a constant y gives zeros and not rounding errors, which rank."""
     Z, y, pi = masks.astype(np.float64), y.astype(np.float64), pi.astype(np.float64)
+    y = y - y[0]
     Z = Z - pi @ Z / pi.sum()
     gram = Z.T @ (pi[:, None] * Z) + np.eye(Z.shape[1])
     return np.linalg.solve(gram, Z.T @ (pi * (y - pi @ y / pi.sum())))

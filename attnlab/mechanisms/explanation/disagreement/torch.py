@@ -312,7 +312,7 @@ def ridge(
     masks: Bool[Tensor, "masks n"], y: Float[Tensor, "masks"], pi: Float[Tensor, "masks"]
 ) -> Float[Tensor, "n"]:
     """The minimum of (6), in float64; the intercept is taken out by centring."""
-    Z, y, pi = masks.double(), y.double(), pi.double()
+    Z, y, pi = masks.double(), y.double() - y[0].double(), pi.double()
     Z = Z - pi @ Z / pi.sum()
     gram = Z.T @ (pi[:, None] * Z) + torch.eye(Z.shape[1], dtype=Z.dtype, device=Z.device)
     return torch.linalg.solve(gram, Z.T @ (pi * (y - pi @ y / pi.sum())))
