@@ -303,7 +303,7 @@ EXHIBIT = Exhibit(
             gradient=("x",),
             exempt=dict.fromkeys(
                 ("agreement", "float32", "single"),
-                "(5) truncates: in the last bit 255 h / h may be 254.99, so that heatmap_uint8 agrees "
+                "(5) truncates: in the last bit 255 h / h may be 254.99 (torch), so that heatmap_uint8 agrees "
                 "to one grey level only (tests/mechanisms holds the paths together on these terms)",
             ),
             cost=Cost(

@@ -263,7 +263,7 @@ def _kernels() -> dict[str, Any]:
         low, high = ends[b, 0, 0], ends[b, 0, 1]
         y, x = place // width, place % width
         if high > low:
-            out[b, y, x, c] = int(255 * (h[b, c, y, x] - low) / (high - low))
+            out[b, y, x, c] = int(255 * ((h[b, c, y, x] - low) / (high - low)))
         else:
             constant[0] = 1
 

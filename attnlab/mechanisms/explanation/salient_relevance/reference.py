@@ -133,7 +133,7 @@ def heatmap(R0: np.ndarray) -> np.ndarray:
     low, high = h.min(axis=(1, 2, 3), keepdims=True), h.max(axis=(1, 2, 3), keepdims=True)
     if not (high > low).all():
         raise InputError("x: an image's relevance is constant, so that it has no heatmap")
-    return (255 * (h - low) / (high - low)).astype(np.uint8)
+    return (255 * ((h - low) / (high - low))).astype(np.uint8)  # the maximum is 255 exactly
 
 
 @EXHIBIT.path

@@ -100,6 +100,7 @@ def _heatmap(R0: Tensor) -> Tensor:
     low, high = h.amin((1, 2, 3), keepdim=True), h.amax((1, 2, 3), keepdim=True)
     if not bool((high > low).all()):
         raise InputError("x: an image's relevance is constant, so that it has no heatmap")
+    # Multiplied first, as the authors do in the same arithmetic: the maximum may become 254.
     return (255 * (h - low) / (high - low)).to(torch.uint8)
 
 
