@@ -105,7 +105,9 @@ class Array:
     (bool or 0/1 integers) or "text". `finite` refuses NaN and infinity. `weight` marks a
     parameter: what `Operation.module` owns. `each` names the option whose values replace the
     placeholder of a family's name (`ndcg_{k}`). `paths` are those that compute an output, where
-    not all of the operation's do: it is None on the others.
+    not all of the operation's do: it is None on the others. `ranks` is what the rows of an array
+    of indices were ordered by, from the call's arrays and those rows: test vectors that compare
+    by "ties" leave the order free among equals.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Array:
     each: str = ""
     about: str = ""
     paths: frozenset[str] = frozenset(BACKENDS)
+    ranks: Callable[[Mapping[str, Any], Any], Any] | None = None
 
     @property
     def keyword(self) -> str:

@@ -66,6 +66,12 @@ def unflatten(specs: Iterable[Spec], flat: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def declared(specs: Iterable[Spec], name: str) -> Array:
+    """The declaration behind a flat name. Raises InputError where there is none."""
+    spec, _, inner = _match(list(specs), name)
+    return declared(spec.arrays, inner) if isinstance(spec, Group) else spec
+
+
 def _members(spec: Spec, value: Any) -> Iterable[tuple[str | None, Any]]:
     if not spec.family:
         return [(None, value)]

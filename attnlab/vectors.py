@@ -20,7 +20,7 @@ import numpy as np
 
 from attnlab.contract import REQUIRED, BackendUnavailable, Exhibit, InputError, Operation
 from attnlab.expressions import FUNCTIONS, evaluate, names_in
-from attnlab.flat import flatten, unflatten
+from attnlab.flat import declared, flatten, unflatten
 from attnlab.registry import find
 
 COMPARE = ("close", "exact", "set", "ties", "skip")
@@ -193,10 +193,17 @@ def hold(case: Case, backend: str) -> list[Held]:
         outputs = find(case.exhibit).run(op.name, backend=backend, want=want, **arguments)._asdict()
         gradients = {}
     made = flatten(op.results, outputs)
-    rows = [
-        _held(case, backend, name, made.get(name), value, case.compare.get(name, "close"))
-        for name, value in stored.items()
-    ]
+    rows = []
+    for name, value in stored.items():
+        got, rule = made.get(name), case.compare.get(name, "close")
+        ranks = declared(op.results, name).ranks if rule == "ties" else None
+        if ranks is not None and got is not None and np.shape(got) == value.shape:
+            scores = ranks(arguments, value)
+            free = case.atol + case.rtol
+            if np.allclose(ranks(arguments, np.asarray(got)), scores, free, free):
+                got, value = (_canonical(np.asarray(x), scores, free) for x in (got, value))
+            rule = "exact"
+        rows.append(_held(case, backend, name, got, value, rule))
     rows += [
         _held(case, backend, f"grad {name}", gradients[name], case.arrays["grad"][name], "close")
         for name in gradients
@@ -296,7 +303,7 @@ def _held(case: Case, backend: str, name: str, made: Any, stored: np.ndarray, ru
         wrong = ~((made == stored) | _both_nan(made, stored))
         return row(not wrong.any(), float(wrong.sum()), 0.0, _first(wrong, made, stored))
     if rule in ("set", "ties"):
-        # Order is free: along the last axis for "set", among equal values for "ties".
+        # Order is free along the last axis; "ties" of what a card ranks were dealt with by `hold`.
         made, stored = np.sort(made, axis=-1), np.sort(stored, axis=-1)
     a, b = made.astype(np.float64), stored.astype(np.float64)
     same = (a == b) | _both_nan(a, b)
@@ -306,6 +313,15 @@ def _held(case: Case, backend: str, name: str, made: Any, stored: np.ndarray, ru
     wrong = ~(gap <= bound)
     error = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
     return row(not wrong.any(), error, float(bound.max(initial=case.atol)), _first(wrong, a, b))
+
+
+def _canonical(rows: np.ndarray, scores: np.ndarray, free: float) -> np.ndarray:
+    """Rows of indices (..., P, w) whose scores (..., P) fall; among equals the lower indices first."""
+    with np.errstate(invalid="ignore"):  # padding has score -inf
+        group = np.cumsum(np.abs(np.diff(scores, axis=-1, prepend=scores[..., :1])) > free, axis=-1)
+    columns = [rows[..., i] for i in reversed(range(rows.shape[-1]))]
+    order = np.lexsort((*columns, group), axis=-1)
+    return np.take_along_axis(rows, order[..., None], axis=-2)
 
 
 def _both_nan(a: np.ndarray, b: np.ndarray) -> Any:

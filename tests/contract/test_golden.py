@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attnlab.contract import BackendUnavailable
+from attnlab.registry import find
 from attnlab.vectors import Case, VectorError, backends_for, hold, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -46,6 +48,39 @@ def test_a_loss_may_name_an_option_left_at_its_default() -> None:
     assert case.options["lam_adv"] == 1.0  # the default
     rest = {k: v for k, v in case.options.items() if k != "lam_adv"}
     assert all(row.ok for row in hold(replace(case, options=rest), "torch"))
+
+
+def test_ties_are_free_and_everything_else_is_not() -> None:
+    """Pairs of words of one cosine come in any order; a pair of another cosine, or reversed, fails."""
+    case = next(c for c in CASES if (c.exhibit, c.name) == ("instruction_shift", "patterns"))
+    static = case.arrays["in"]["static_embed"].copy()
+    static[34:] = static[:6]  # twins
+    inputs = case.arrays["in"] | {"static_embed": static}
+    options = case.options | {"top_k": 40}
+    case = replace(case, options=options, arrays=case.arrays | {"in": inputs})
+    op = find(case.exhibit).operation(case.operation)
+    made = find(case.exhibit).run(op.name, backend="numpy", **case.arguments(op))
+    pairs = made.head[1]["pairs_k_q"]
+    unit = static / np.linalg.norm(static, axis=1, keepdims=True)
+    cosines = np.where(pairs[..., 0] < 0, -9, (unit[pairs[..., 0]] * unit[pairs[..., 1]]).sum(-1))
+    tied = np.argwhere((abs(np.diff(cosines)) < 1e-9) & (cosines[:, 1:] > -9))
+    apart = np.argwhere((abs(np.diff(cosines)) > 1e-6) & (cosines[:, 1:] > -9))
+    assert len(tied)
+    assert len(apart)
+
+    def passes(stored: np.ndarray) -> bool:
+        outputs = {"head1_pairs_k_q": stored}
+        return all(
+            row.ok
+            for backend in ("numpy", "numba", "torch")
+            for row in hold(replace(case, arrays=case.arrays | {"out": outputs}), backend)
+        )
+
+    for (row, place), allowed in ((tied[0], True), (apart[0], False)):
+        stored = pairs.copy()
+        stored[row, [place, place + 1]] = pairs[row, [place + 1, place]]
+        assert passes(stored) == allowed
+    assert not passes(np.where(pairs[..., :1] < 0, pairs, pairs[..., ::-1]))
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,14 @@ def spans_example(
         random = rng.integers(0, alphabet, length)
         patterns[i, :length] = random if i == 0 else text[start : start + length]
     return {"text": text, "patterns": patterns}
+
+
+def pair_cosines(arrays: Mapping[str, Any], pairs: np.ndarray) -> np.ndarray:
+    """Cosines (..., P) of word pairs (..., P, 2); -inf at padding."""
+    g = arrays["static_embed"]
+    length = np.linalg.norm(g, axis=1, keepdims=True)
+    g = g / np.where(length > 0, length, 1)
+    return np.where(pairs[..., 0] < 0, -np.inf, (g[pairs[..., 0]] * g[pairs[..., 1]]).sum(-1))
 
 
 def outside(ids: Any, tokens: int) -> bool:
@@ -335,6 +344,7 @@ EXHIBIT = Exhibit(
                             dtype="int",
                             about="(key word, query word) by falling cosine, then by key word and "
                             "query word; -1 padded",
+                            ranks=pair_cosines,
                         ),
                     ),
                     weight=False,
