@@ -192,7 +192,7 @@ ragged = {
     "metric": "quantile",
     "value": 1.0,
 }
-lesson.compare("verbalization", inputs=ragged)
+lesson.compare("verbalization", inputs=ragged, repeat=1 if lesson.quick() else 3)
 
 # %% [markdown]
 # ## What it costs
@@ -211,7 +211,7 @@ lesson.table(
     "What the search tries at every place",
 )
 # %%
-sizes = [1024, 4096, 16384] if lesson.quick() else [2048, 4096, 8192, 16384, 32768, 65536]
+sizes = [1024, 4096, 8192] if lesson.quick() else [2048, 4096, 8192, 16384, 32768, 65536]
 grown = lesson.cost("verbalization", sizes, claimed=1.0, documents=8, unit="tokens a document")
 
 # %% [markdown]
@@ -298,12 +298,13 @@ vocabulary = np.array([f"w{i}" for i in range(300)])
 def world(seed, how):
     """For each review: whether the reader is right, with a stranger's sentence too; coverage; model wrong."""
     rng = np.random.default_rng(seed)
-    polarity = dict(zip(vocabulary, rng.standard_normal(300)))
-    weights = np.array(list(polarity.values())) + 0.5 * rng.standard_normal(300)
+    polarities = rng.standard_normal(300)
+    polarity = dict(zip(vocabulary.tolist(), polarities))
+    weights = polarities + 0.5 * rng.standard_normal(300)
     rows, sums = [], []
     for _ in range(texts):
         ids = rng.integers(0, 300, rng.integers(15, 41))
-        truth = sum(polarity[w] for w in vocabulary[ids]) > 0
+        truth = polarities[ids].sum() > 0
         says = weights[ids].sum() > 0
         a = weights[ids] if says else -weights[ids]
         said = verbalize(vocabulary[ids], a, "it", how=how, backend="numba")
