@@ -52,15 +52,22 @@ class Case:
         return self.loss.get("cotangent", {})
 
     def arguments(self, op: Operation) -> dict[str, Any]:
-        """Keyword arguments of the operation; cotangents are no inputs. Floats share one dtype."""
+        """Keyword arguments of the operation; cotangents are no inputs. Floats share one dtype, as do
+        whole numbers that a file stores as integers where floats are declared; an empty list of
+        integers, which NumPy makes floats, is one of integers."""
         flat = {
             k: v for k, v in self.arrays["in"].items() if k not in set(self.cotangents.values())
         }
         flat |= self.arrays["param"]
-        floats = [v.dtype for v in flat.values() if v.dtype.kind == "f"]
-        if floats:
-            common = np.result_type(*floats)
-            flat = {k: v.astype(common) if v.dtype.kind == "f" else v for k, v in flat.items()}
+        common = np.result_type(
+            *([v.dtype for v in flat.values() if v.dtype.kind == "f"] or [np.dtype(np.float64)])
+        )
+        for name, value in flat.items():
+            kind = declared(op.arguments, name).dtype
+            if value.dtype.kind == "f" and not value.size and kind == "int":
+                flat[name] = value.astype(np.int64)
+            elif value.dtype.kind == "f" or (value.dtype.kind in "iu" and kind == "float"):
+                flat[name] = value.astype(common)
         return unflatten(op.arguments, flat) | self.options
 
 

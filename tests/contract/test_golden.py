@@ -50,6 +50,21 @@ def test_a_loss_may_name_an_option_left_at_its_default() -> None:
     assert all(row.ok for row in hold(replace(case, options=rest), "torch"))
 
 
+def test_whole_numbers_may_be_stored_as_integers() -> None:
+    case = next(c for c in CASES if (c.exhibit, c.name) == ("disagreement", "corr_ties"))
+    whole = {name: array.astype(np.int32) for name, array in case.arrays["in"].items()}
+    assert all(row.ok for row in hold(replace(case, arrays=case.arrays | {"in": whole}), "numpy"))
+    case = next(c for c in CASES if (c.exhibit, c.name) == ("retrieval_heads", "head_masking"))
+    none = case.arrays["in"] | {"block_heads": np.array([])}  # NumPy makes an empty list floats
+    plain = {
+        f"{k}_{m}": case.arrays["out"][f"{k}_plain"]
+        for k in ("out", "weights")
+        for m in ("plain", "masked")
+    }
+    case = replace(case, arrays=case.arrays | {"in": none, "out": plain})
+    assert all(row.ok for row in hold(case, "torch"))
+
+
 def test_ties_are_free_and_everything_else_is_not() -> None:
     """Pairs of words of one cosine come in any order; a pair of another cosine, or reversed, fails."""
     case = next(c for c in CASES if (c.exhibit, c.name) == ("instruction_shift", "patterns"))
