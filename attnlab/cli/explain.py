@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 from attnlab.cli import common
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from attnlab.models.classifier import Classifier
 
 LARGE = 5_000_000  # weights, from which several threads pay
@@ -126,12 +128,13 @@ def text(
         from attnlab.explain.examine import examine
 
         classifier = load(model, threads)
+        names, left_out = given(classifier, split(method), ["all"])
         one = examine(
-            classifier, " ".join(sentence.split()), split(method) or ["all"],
+            classifier, " ".join(sentence.split()), names,
             target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
             how=how, complete=complete,
         )  # fmt: skip
-        document = one.as_dict() | {"model": model}
+        document = one.as_dict() | {"model": model, "left_out": left_out}
     if json_ == "-":
         common.emit(document)
     else:
@@ -139,6 +142,7 @@ def text(
 
         console = common.console()
         show(one, console)
+        note_left_out(console, left_out)
         if json_ is not None:
             write(json_, dumps(document), console)
     if html is not None:
@@ -190,6 +194,31 @@ def load(name: str, threads: int | None) -> Classifier:
         if type(error).__name__ == "InputError":
             raise
         common.refuse(f"--model {name}: {error}")
+
+
+def given(
+    model: Classifier, asked: list[str], default: list[str]
+) -> tuple[list[str], dict[str, str]]:
+    """The methods to run, and those of a default or of "all" that the model cannot give, with reasons.
+
+    A method that was named is refused where it is not to be had.
+    """
+    from attnlab.explain.attribute import unavailable
+    from attnlab.explain.registry import select
+
+    names = [m.name for m in select(asked or default)]
+    left_out = unavailable(model, names)
+    for name in asked:
+        if name in left_out:
+            common.refuse(f"--method {name}: {left_out[name]}")
+    return [name for name in names if name not in left_out], left_out
+
+
+def note_left_out(console: Console, left_out: dict[str, str]) -> None:
+    """One line for each reason."""
+    for reason in dict.fromkeys(left_out.values()):
+        names = ", ".join(name for name, why in left_out.items() if why == reason)
+        console.print(f"left out: {names} ({reason})", markup=False)
 
 
 def register() -> None:

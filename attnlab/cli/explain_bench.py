@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,8 @@ def bench(
         from attnlab.explain.registry import STUDY
         from attnlab.explain.replacement import check as check_replacement
 
-        names = explain.split(method) or [*STUDY, "gradient", "leave_one_out"]
+        default = [*STUDY, "gradient", "leave_one_out"]
+        names = explain.split(method) or default
         settings = study.Settings(
             data, model, format_, tuple(names), limit, target, output, replacement,  # type: ignore[arg-type]
             seed, seeds, most_tokens, controls,
@@ -75,6 +77,8 @@ def bench(
                     typer.echo(f"line {bad.line}: {bad.reason}", err=True)
                 common.refuse(f"{data}: no text to explain in it ({found.bad} malformed lines)")
             classifier = explain.load(model, threads)
+            names, left_out = explain.given(classifier, explain.split(method), default)
+            settings = replace(settings, methods=tuple(names))
             check_replacement(classifier, settings.replacement)
             cache = study.Cache(settings, classifier)
             progress.begin(found.planned)
@@ -87,6 +91,7 @@ def bench(
         summary = _summary(settings, found, cache, classifier)
     if resume:
         console.print(f"--resume: {kept} of {found.planned} texts were there already")
+    explain.note_left_out(console, left_out)
     if json_ == "-":
         common.emit(summary.as_dict())
     else:

@@ -134,6 +134,22 @@ def _explain(
     return done
 
 
+def unavailable(model: Classifier, methods: Iterable[str]) -> dict[str, str]:
+    """Which of the methods this model cannot give, with the reason.
+
+    A model of an architecture that is not known inside may lack value vectors, single layers or
+    relevance rules; the methods that look inside are tried on two words.
+    """
+    found = {}
+    for method in select(methods):
+        if method.family == "attention" or method.name == "lrp":
+            try:
+                explain(model, ["a b"], [method.name])
+            except NotImplementedError as error:
+                found[method.name] = str(error)
+    return found
+
+
 def scores(problem: Problem, method: Method, **options: Any) -> Float[np.ndarray, "batch n"]:
     """A method's signed scores as float64, 0 at padding whatever the method left there."""
     with torch.enable_grad():  # also for a caller who works without

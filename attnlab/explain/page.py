@@ -14,7 +14,7 @@ from attnlab.explain import heatmap
 from attnlab.explain.examine import Examined
 from attnlab.explain.faithfulness import METRICS
 from attnlab.explain.registry import METHODS
-from attnlab.explain.report import ARROWS, guesses, rows
+from attnlab.explain.report import ARROWS, chances, guesses, rows
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
 DASHES = ("", "7 3", "2 3", "7 3 2 3")
@@ -124,9 +124,8 @@ def lines(
 def examined(one: Examined) -> str:
     """One text's page."""
     explained = one.explained
-    chances = ", ".join(f"{label} {p:.3f}" for label, p in zip(one.labels, explained.probabilities))
     body = (
-        f"<p>Prediction: <strong>{escape(one.labels[explained.predicted])}</strong> ({escape(chances)}). "
+        f"<p>Prediction: <strong>{escape(one.labels[explained.predicted])}</strong> ({escape(chances(one))}). "
         f"Explained: the {one.output} of {escape(one.label)}; baseline: the padding token.</p>\n"
         f"<p>Attention map: {escape(one.attention_map)}.</p>\n<h2>Heat maps</h2>\n"
     )

@@ -32,6 +32,7 @@ SHORT = {
     "decision_flip": "flip", "flip_fraction": "flip at", "infidelity": "infid.", "tau_loo": "τ loo",
 }  # fmt: skip
 ARROWS = {"high": "↑", "low": "↓", "": ""}
+CLASSES = 6  # of more only the likeliest are shown
 NUMBERS = 9  # up to this many methods the agreement matrix is printed in numbers
 
 
@@ -43,9 +44,7 @@ def show(one: Examined, console: Console) -> None:
 
 def pieces(one: Examined, width: int) -> Iterator[Any]:
     explained = one.explained
-    probabilities = ", ".join(
-        f"{label} {p:.3f}" for label, p in zip(one.labels, explained.probabilities)
-    )
+    probabilities = chances(one)
     yield Text.assemble(
         "prediction: ", (one.labels[explained.predicted], "bold"), f"  ({probabilities})"
     )
@@ -73,6 +72,15 @@ def pieces(one: Examined, width: int) -> Iterator[Any]:
     if slow := [name for name, value in one.sensitive.items() if math.isnan(value)]:
         yield Text(f"max sens. is undefined or would take too long: {', '.join(slow)}", "dim")
     yield Text(f"{one.seconds:.2f} s in all")
+
+
+def chances(one: Examined) -> str:
+    """The classes' probabilities; of many classes (a vocabulary) the likeliest."""
+    p = one.explained.probabilities
+    few = len(p) <= CLASSES
+    order = range(len(p)) if few else np.argsort(-p)[:CLASSES]
+    text = ", ".join(f"{one.labels[i]} {p[i]:.3f}" for i in order)
+    return text if few else f"{text}, … of {len(p)}"
 
 
 def guesses(one: Examined) -> str:
