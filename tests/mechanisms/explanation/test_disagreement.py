@@ -487,3 +487,15 @@ def test_a_model_that_ignores_its_input_ranks_nothing(backend: str) -> None:
     made = run("attribute_mlp", backend, **kwargs)
     assert not np.asarray(made.raw_lime).any()
     assert np.isnan(np.asarray(made.tau_matrix)).all()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_leaving_one_out_ranks_however_small_the_probability(backend: str) -> None:
+    given = sample("faithfulness", 12, vocabulary=40)
+    given |= {"token_ids": np.arange(1, 13), "u": np.zeros((40, 40))}
+    given["w"] = (
+        -3 - np.linspace(0, 1, 40) ** 2
+    )  # P is about e^-37; leaving out w_i divides it by e^w_i
+    tau = run("faithfulness", backend, **given).tau_loo
+    expected = kendalltau(given["scores"], given["w"][1:13]).statistic
+    np.testing.assert_allclose(tau, expected, 1e-12)

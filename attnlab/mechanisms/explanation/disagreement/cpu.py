@@ -29,7 +29,7 @@ from attnlab.layers.heads import merge_heads, split_heads
 from . import COMPARED, EXHIBIT
 from .models import MLP
 from .models import sigmoid as probability_of
-from .ranks import pearson, significant, undefined
+from .ranks import falls, pearson, significant, undefined
 
 ROWS = 32  # rows of pairs a worker takes at a time
 
@@ -446,12 +446,11 @@ def faithfulness(
     bigrams[1:n] = u[token_ids[:-1], token_ids[1:]]
     skipping = np.zeros(n)
     skipping[1:-1] = u[token_ids[:-2], token_ids[2:]]
-    loo = probability_of(whole) - probability_of(
-        whole - alone_in_text - bigrams[:-1] - bigrams[1:] + skipping
-    )
+    left = probability_of(whole - alone_in_text - bigrams[:-1] - bigrams[1:] + skipping)
+    loo = falls(probability_of(whole), left)
     tau = math.nan
     if n > 1:
-        tau = float(kendall_tau(scores[None].astype(float), np.round(loo, 12)[None])[0])
+        tau = float(kendall_tau(scores[None].astype(float), loo[None])[0])
 
     hard = np.zeros(n, bool)
     hard[order[: min(top_k_rationale, positive)]] = True

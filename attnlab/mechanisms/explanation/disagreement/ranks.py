@@ -74,6 +74,12 @@ def significant(x: np.ndarray) -> np.ndarray:
     return np.round(wide * scale) / scale
 
 
+def falls(whole: float, left: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """whole - left, in units of the largest of these probabilities and rounded to 13 places of it: a
+    smaller difference is one of rounding, at whatever size they are."""
+    return np.round((whole - left) / (max(float(whole), float(left.max())) or 1.0), 13)
+
+
 def tau_matrix(scores: Float[np.ndarray, "methods n"]) -> Float[np.ndarray, "methods methods"]:
     """tau-b of every pair of score vectors, rounded first; all NaN for a single token."""
     rounded = significant(scores)

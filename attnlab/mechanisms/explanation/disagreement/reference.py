@@ -14,6 +14,7 @@ from .models import MLP, BiLSTM, sigmoid
 from .ranks import (
     bucket_positions,
     dense_ranks,
+    falls,
     pearson,
     tau_b,
     tau_matrix,
@@ -332,7 +333,7 @@ def faithfulness(
     deleted, masked = np.mean(comprehensive, axis=0) if comprehensive else (0.0, 0.0)
     kept, kept_masked = np.mean(sufficient, axis=0) if sufficient else (1.0, 1.0)
 
-    loo = np.array([whole - P(np.delete(token_ids, i)) for i in range(n)])
+    loo = falls(whole, np.array([P(np.delete(token_ids, i)) for i in range(n)]))
     hard = np.zeros(n, bool)
     hard[order[:top_k_rationale]] = True
     hard &= scores > 0
@@ -343,7 +344,7 @@ def faithfulness(
         "aopc_comprehensiveness_mask": masked,
         "aopc_sufficiency": kept,
         "aopc_sufficiency_mask": kept_masked,
-        "tau_loo": tau_b(scores, np.round(loo, 12)) if n > 1 else math.nan,
+        "tau_loo": tau_b(scores, loo) if n > 1 else math.nan,
         "auprc": auprc(scores, rationale),
         "token_f1_top5": f1,
         "token_iou_top5": both / max(1, either),
