@@ -136,9 +136,9 @@ def trained(mixer, steps, seed, label, beta=BETA):
     with lesson.progress(label) as done, threadpool_limits(1):
         sequence.train(
             model,
-            lambda rng: ring_retrieval(rng, 40 if lesson.quick() else 64),
+            lambda rng: ring_retrieval(rng, 32 if lesson.quick() else 64),
             steps,
-            lr=4e-3,
+            lr=1.5e-2 if lesson.quick() else 4e-3,  # fewer steps, larger ones
             optimizer="adam",
             clip=None,
             loss=loss,
@@ -158,7 +158,7 @@ lesson.predict(
 )
 # %%
 runs = 1 if lesson.quick() else 2
-steps = 200 if lesson.quick() else 500
+steps = 110 if lesson.quick() else 500
 models = {
     "multi-head, 4 heads": lambda: sequence.SelfAttention(WIDTH, 4, causal=False),
     "MoH, 2 of 4": lambda: MixtureOfHeads(4, 0, 2),
@@ -265,7 +265,7 @@ lesson.predict(
     because="four types need four heads, and now tokens are pushed towards eight. The term is there for the hardware, and for unused heads.",
 )
 # %%
-steps = 70 if lesson.quick() else 400
+steps = 60 if lesson.quick() else 400
 usage = {}
 for beta in (0.0, BETA):
     model = trained(
