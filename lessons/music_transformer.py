@@ -189,7 +189,7 @@ def toy(mixer, positions, n, period, steps, seed, label):
     with lesson.progress(label) as done, threadpool_limits(1):
         sequence.train(
             model,
-            lambda rng: periodic(rng, 32, n, period=period),
+            lambda rng: periodic(rng, 16 if lesson.quick() else 32, n, period=period),
             steps,
             lr=3e-3,
             optimizer="adam",
@@ -216,7 +216,7 @@ lesson.predict(
 )
 # %%
 runs = 1 if lesson.quick() else 3
-steps = 120 if lesson.quick() else 400
+steps = 100 if lesson.quick() else 400
 seeds = [lesson.seed() + r for r in range(runs)]
 relative = [
     toy(lambda: RelativeAttention(32, 1, 32), None, 32, 7, steps, s, "relative") for s in seeds
@@ -311,7 +311,7 @@ pool = [piece for piece in pieces["train"] if len(piece) > CONTEXT]
 def excerpts(rng):
     """Excerpts that begin with a soprano note."""
     rows = []
-    for p in rng.integers(len(pool), size=6 if lesson.quick() else 16):
+    for p in rng.integers(len(pool), size=4 if lesson.quick() else 16):
         start = 4 * int(rng.integers((len(pool[p]) - CONTEXT - 1) // 4 + 1))
         rows.append(pool[p][start : start + CONTEXT + 1])
     return np.stack(rows)[:, :-1], np.stack(rows)[:, 1:]
@@ -450,7 +450,7 @@ lesson.untried(
 # never build the n × n scores: for a tile of queries and keys they multiply with the few rows of E that can occur.
 # %%
 with threadpool_limits(1):  # calls this short gain nothing from two cores
-    lesson.compare("music_transformer", inputs=real)
+    lesson.compare("music_transformer", inputs=real, repeat=1 if lesson.quick() else 3)
 
 # %% [markdown]
 # ## What it costs
@@ -481,7 +481,7 @@ lesson.cost(
 # together. The toy melody shows when that is so and when not. Trained on 64 symbols, blocks of 8: period 7 is always in view,
 # period 20 never.
 # %%
-steps = 120 if lesson.quick() else 250
+steps = 100 if lesson.quick() else 250
 forms = {
     "global": lambda: RelativeAttention(32, 1, 64),
     "local": lambda: RelativeAttention(32, 1, 32, 8),
