@@ -30,6 +30,7 @@ from attnlab.datasets.sentiment import sst
 from attnlab.lesson import plots
 from attnlab.mechanisms.training.attention_at import torch as at
 
+torch.set_num_threads(1)  # products this small only wait for a second thread
 exhibit = registry.find("attention_at")
 quick = lesson.quick()
 lesson.source("attnlab.mechanisms.training.attention_at.reference.adversarial_step")
@@ -183,10 +184,8 @@ class Reader(nn.Module):
         return self.score(self.units(h).tanh())[..., 0], h @ self.out.weight[0]
 
 
-def train(text, y, variant, xi, seed, words=500, epochs=4 if quick else 12, rate=5e-3):
+def train(text, y, variant, xi, seed, words=500, epochs=7 if quick else 12, rate=5e-3):
     """A reader; variant "vanilla", "word" (perturbed embeddings), or one of the exhibit's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # products this small only wait for a second thread
     torch.manual_seed(seed)
     net = Reader(words)
     adam = torch.optim.Adam(net.parameters(), rate, amsgrad=True)
@@ -211,7 +210,6 @@ def train(text, y, variant, xi, seed, words=500, epochs=4 if quick else 12, rate
             adam.zero_grad()
             loss.backward()
             adam.step()
-    torch.set_num_threads(before)
     return net
 
 
@@ -252,7 +250,7 @@ data = {
 }
 jobs = [(v, xi, s) for v, xi in RUNS for s in SEEDS]
 jobs += [("at", xi, s) for xi in ([] if quick else SWEEP) for s in SEEDS[:2]]
-jobs += [("word", xi, SEEDS[0]) for xi in ((1.0,) if quick else (0.1, 5.0))]
+jobs += [("word", xi, SEEDS[0]) for xi in ([] if quick else (0.1, 5.0))]
 scored, kept = {}, {}
 for variant, xi, s in lesson.track(jobs, "readers"):
     net = train(*data[s][0], variant, xi, s)
@@ -302,7 +300,8 @@ lesson.claim(
         "seen": listed(gains(random, 1)),
         "failed": bool(gains(random, 1).mean() < gains(strong, 1).mean() / 2),
     },
-    note="holds if all four mean gains are above 0. The abstract reports the best result in nine of ten tasks",
+    note="holds if all four mean gains are above 0. The abstract reports the best result in nine of ten tasks"
+    + (". A quick run: one seed and fewer epochs" if quick else ""),
 )
 lesson.claim(
     "2",
