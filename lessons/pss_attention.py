@@ -177,12 +177,11 @@ lesson.figure(
 # %% [markdown]
 # ## Claim 1: peeling finds the rare words
 # %%
-settings = [(600, 8)] if quick else [(600, 8), (1500, 25)]
-shares = {}
-for count, epochs in settings:
-    corpus, places, _ = sentences(count, np.random.default_rng(seed))
-    _, made = peel(corpus, 3, epochs, seed)
-    shares[f"{count} sentences, {epochs} epochs"] = found(made, places)
+shares = {"600 sentences, 8 epochs": found(mined, rare)[:3]}
+if not quick:
+    corpus, places, _ = sentences(1500, np.random.default_rng(seed))
+    _, made = peel(corpus, 3, 25, seed)
+    shares["1500 sentences, 25 epochs"] = found(made, places)
 drawn = np.argsort(lesson.rng().random((600, 12)), axis=1)[:, :3]  # three words at random
 by_chance = float((drawn == rare[:, None]).any(1).mean())
 _, continued = peel(data, 3, 8, seed, fresh=False)
@@ -234,7 +233,7 @@ for s in lesson.track(SEEDS, "seeds"):
     rng = np.random.default_rng(s)
     fit, _, _ = sentences(600, rng)
     test, _, test_easy = sentences(1500, rng)
-    attention, _ = peel(fit, 5, 8, s)
+    attention = alphas if s == seed else peel(fit, 5, 8, s)[0]  # the first are those from above
     nets, extracted = [train(fit, 8, s + 50)], []
     for k in range(1, 6):
         extracted.append(mine(fit, attention[:k]))
@@ -288,6 +287,7 @@ def pair(values):
     return [round(float(v), 3) for v in values]
 
 
+one_seed = ". A quick run: one seed, which one more training can turn around" if quick else ""
 gain, hard_gain = everywhere[:, 3] - everywhere[:, 0], hard[:, 3] - hard[:, 0]
 lesson.claim(
     "2",
@@ -326,7 +326,7 @@ lesson.claim(
         "failed": bool((again_lost <= 0).any()),
     },
     note="what the idea leads one to expect; no figure of the paper was at hand. The entropy follows the number of "
-    "active words: (5) is least when attention is even on them",
+    "active words: (5) is least when attention is even on them" + one_seed,
 )
 means = everywhere.mean(0)
 lesson.claim(
@@ -337,7 +337,8 @@ lesson.claim(
     holds=bool(means[3] > means[0] and means[5] > means[1:].max() - 0.005),
     source="unverified",
     note="the authors train exactly these six models; their figures were not at hand. Saturates: round 5 is within half a "
-    "point of the best. Here a sentence has two telling words, so most of what rounds 3 to 5 peel is noise",
+    "point of the best. Here a sentence has two telling words, so most of what rounds 3 to 5 peel is noise"
+    + one_seed,
 )
 # %% [markdown]
 # And when every model is trained to convergence, on less data?
@@ -395,7 +396,7 @@ try:
 except DatasetMissing as missing:
     opinions = held = []
     print(f"skipped: {missing}")
-opinions, held = (opinions[:1500], held[:500]) if quick else (opinions, held)
+opinions, held = (opinions[:1200], held[:500]) if quick else (opinions, held)
 # %%
 if opinions:
     counts = Counter(w.lower() for o in opinions for w in o.words)
@@ -403,7 +404,7 @@ if opinions:
     spelled = {i: w for w, i in vocabulary.items()}
     corpus, reviews = encode(opinions, vocabulary), encode(held, vocabulary)
     sizes = {"vocabulary": len(vocabulary) + 2, "dim": 30}
-    scores, epochs = [], 5 if quick else 7
+    scores, epochs = [], 4 if quick else 7
     for s in lesson.track(range(seed, seed + (1 if quick else 2)), "reviews"):
         order = np.random.default_rng(s).permutation(len(corpus["polarity"]))
         valid = {k: v[order[: len(order) // 5]] for k, v in corpus.items()}
@@ -497,7 +498,10 @@ weights = {k: p.detach().numpy() for k, p in final.named_parameters()}
 batch, _, _ = sentences(128, lesson.rng())
 supervision = mined.amask[:128] > 0, mined.avalue[:128].astype("f4")
 names = "attention_mask", "attention_value"
-lesson.compare("pss_attention", inputs=batch | weights | dict(zip(names, supervision)))
+repeat = 1 if quick else 3
+lesson.compare(
+    "pss_attention", inputs=batch | weights | dict(zip(names, supervision)), repeat=repeat
+)
 # %% [markdown]
 # ## What it costs
 # K + 1 trainings instead of one; nothing at test time. Reading a sentence is one query against its words: linear.
