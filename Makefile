@@ -30,7 +30,7 @@ run: $(STAMP)
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 test: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not gpu" --cov --cov-report=term:skip-covered
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

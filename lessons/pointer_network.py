@@ -413,7 +413,7 @@ print(f"without: up to {float(blind.max()):.2f} of the probability lies on paddi
 # point *before*. And the LSTM reads an order where there is none. The hull of a set does not depend on how its points are
 # numbered. Does the model's?
 # %%
-P = fresh[8]
+P = convex_hulls(np.random.default_rng(lesson.seed() + 8), many, 8).points
 again = np.argsort(np.random.default_rng(lesson.seed()).random(P.shape[:2]), 1)
 moved = np.take_along_axis(P, again[..., None], 1)
 first, second = walk(pointing, P, "hull"), walk(pointing, moved, "hull")

@@ -200,7 +200,7 @@ def test_conform_refuses_bad_files_with_a_line_each(tmp_path: Path) -> None:
 def test_conform_blames_the_file_and_goes_on_with_the_next(tmp_path: Path) -> None:
     whole = vectors(tmp_path)
     with np.load(whole) as arrays:
-        numbers = arrays["full/in/q"].astype(int)
+        numbers = arrays["full/in/q"] > 0
     wrong = vectors(tmp_path, "wrong", **{"full/in/q": numbers})
     asked = ("--exhibit", "attention", "--backend", "numpy", "--json")
     done = attnlab("conform", str(wrong), str(whole), *asked)

@@ -42,7 +42,8 @@ def test_a_file_is_resized_inverted_and_explained(drawn: Path, tmp_path: Path) -
     assert "prediction: 1" in done.stdout
     for title in ("image", "relevance (LRP)", "Salient Relevance", "saliency of the image"):
         assert title in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    shown = [line for line in done.stdout.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, shown)) <= 80  # a path is never broken
     with Image.open(plot) as picture:
         assert picture.size[0] > 1000
     page = html.read_text(encoding="utf-8")
