@@ -41,7 +41,7 @@ def isolate_head(
         one, shared = slice(h * dim, (h + 1) * dim), slice(g * dim, (g + 1) * dim)
         q, k, v = _project(hidden, cos, sin, Wq[one], Wk[shared], Wv[shared])
         O = flash_attention(q, k, v, causal=True).out
-        return {"isolated_paper": linear(O[:, 0], Wo[:, one])}
+        return {"isolated_paper": O[:, 0] @ Wo[:, one].T}
 
     q, k, v = _project(hidden, cos, sin, Wq, Wk, Wv)
     heads, lse = flash_attention(q, k, v, causal=True)
@@ -65,7 +65,7 @@ def _project(hidden, cos, sin, Wq, Wk, Wv):  # type: ignore[no-untyped-def]
     batch, n, _ = hidden.shape
     made = []
     joint = len(Wq) == len(Wk) == cos.shape[1]  # one head: three thin products are worth joining
-    all_rows = linear(hidden, np.concatenate([Wq, Wk, Wv])) if joint else None
+    all_rows = hidden @ np.concatenate([Wq, Wk, Wv]).T if joint else None
     for i, (W, turned) in enumerate(((Wq, True), (Wk, True), (Wv, False))):
         rows = (
             linear(hidden, W)
