@@ -210,7 +210,8 @@ with torch.inference_mode():
     mixer = model.blocks[1].mixer
     real = {"x": model.blocks[1].mixer_norm(x), "w": mixer.w, "W_adj": mixer.W_adj}
     real = {name: value.numpy() for name, value in real.items()}
-lesson.compare("extractors", inputs={"kind": "WE", **real})
+with threadpool_limits(1):  # calls this short gain nothing from two cores
+    lesson.compare("extractors", inputs={"kind": "WE", **real})
 
 # %% [markdown]
 # ## What it costs
