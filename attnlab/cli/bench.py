@@ -217,7 +217,7 @@ def _run(
         (json_, lambda: files.as_json(results, summaries, changes)),
     ):
         if where is not None:
-            _put(where, text())
+            common.put(where, text())
             written += [where] if where != "-" else []
     if plot is not None and any(p.measured for p in results.points):
         plotting.save(results, plot)
@@ -354,28 +354,9 @@ def _check_files(csv: str | None, json_: str | None, plot: Path | None) -> None:
     """Before minutes are spent measuring, can the results be written?"""
     if csv == "-" and json_ == "-":
         common.refuse("--csv and --json cannot both write to standard output")
-    for flag, where in (("--csv", csv), ("--json", json_), ("--plot", plot)):
-        if where is None or str(where) == "-":
-            continue
-        path = Path(where)
-        if path.is_dir():
-            common.refuse(f"{flag}: {path} is a folder")
-        if not path.resolve().parent.is_dir():
-            common.refuse(f"{flag}: no folder {path.parent}")
-        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            common.refuse(f"{flag}: {path} cannot be written")
+    common.check_writable({"--csv": csv, "--json": json_, "--plot": plot})
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         common.refuse(f"--plot: {plot} should end in .png, .svg or .pdf")
-
-
-def _put(where: str, text: str) -> None:
-    if where == "-":
-        print(text, end="" if text.endswith("\n") else "\n")
-        return
-    try:
-        Path(where).write_text(text, encoding="utf-8")
-    except OSError as error:
-        common.refuse(f"cannot write {where} ({error.strerror})")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,7 +37,12 @@ def console(**options: Any) -> Console:
 
 def emit(document: Any) -> None:
     """Print one JSON document; NaN and infinity become null."""
-    typer.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+    typer.echo(dumps(document, indent=2))
+
+
+def dumps(document: Any, indent: int = 1) -> str:
+    """A JSON document as text; NaN and infinity become null."""
+    return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -53,6 +59,47 @@ def refuse(message: str) -> NoReturn:
     """One line on standard error, exit code 2."""
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(2)
+
+
+def check_writable(outputs: Mapping[str, str | Path | None]) -> None:
+    """Before anything is computed: can the results be written? Files by flag; - is standard output."""
+    for flag, where in outputs.items():
+        if where is None or str(where) == "-":
+            continue
+        path = Path(where)
+        folder = path.resolve().parent
+        if path.is_dir():
+            refuse(f"{flag}: {path} is a folder")
+        if not folder.is_dir():
+            refuse(f"{flag}: no folder {path.parent}")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            refuse(f"{flag}: {path} cannot be written")
+
+
+def put(where: str | Path, content: str) -> None:
+    """Write a file, or to standard output for -."""
+    if str(where) == "-":
+        print(content, end="" if content.endswith("\n") else "\n")
+        return
+    try:
+        Path(where).write_text(content, encoding="utf-8")
+    except OSError as error:
+        refuse(f"cannot write {where} ({error.strerror})")
+
+
+def read_text(path: Path) -> str:
+    """The user's own text (--text)."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        refuse(f"--text: no file {path}")
+    except UnicodeDecodeError:
+        refuse(f"--text: {path} is not UTF-8 text")
+    except OSError as error:
+        refuse(f"--text: cannot read {path} ({error.strerror})")
+    if not content.strip():
+        refuse(f"--text: {path} is empty")
+    return content
 
 
 def threads_or_all(threads: int | None) -> int:

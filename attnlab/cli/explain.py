@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,7 +117,7 @@ def text(
     threads: Threads = None,
 ) -> None:
     """Explain one text by all methods: heat maps, agreement, faithfulness and controls."""
-    check_files(html, json_)
+    common.check_writable({"--html": html, "--json": json_})
     sentence = sys.stdin.read() if words == ["-"] else " ".join(words)
     if not sentence.strip():
         common.refuse("the text has no word")
@@ -144,11 +142,11 @@ def text(
         show(one, console)
         note_left_out(console, left_out)
         if json_ is not None:
-            write(json_, dumps(document), console)
+            write(json_, common.dumps(document) + "\n", console)
     if html is not None:
         from attnlab.explain.page import examined
 
-        write(str(html), examined(one), common.console(stderr=json_ == "-"))
+        write(html, examined(one), common.console(stderr=json_ == "-"))
 
 
 def speaker(
@@ -250,29 +248,7 @@ def split(names: list[str] | None) -> list[str]:
     return [part.strip() for text in names or () for part in text.split(",") if part.strip()]
 
 
-def check_files(html: Path | None, json_: str | None) -> None:
-    """Before anything is computed: can the results be written?"""
-    for flag, where in (("--html", html), ("--json", json_)):
-        if where is None or str(where) == "-":
-            continue
-        path = Path(where)
-        if path.is_dir():
-            common.refuse(f"{flag}: {path} is a folder")
-        if not path.resolve().parent.is_dir():
-            common.refuse(f"{flag}: no folder {path.parent}")
-        if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-            common.refuse(f"{flag}: {path} cannot be written")
-
-
-def dumps(document: Any) -> str:
-    return (
-        json.dumps(common._finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    )
-
-
-def write(where: str, content: str, console: Any) -> None:
-    try:
-        Path(where).write_text(content, encoding="utf-8")
-    except OSError as error:
-        common.refuse(f"cannot write {where} ({error.strerror})")
+def write(where: str | Path, content: str, console: Console) -> None:
+    """Write a result's file and say so."""
+    common.put(where, content)
     console.print(f"written: {where}", soft_wrap=True, markup=False)

@@ -52,7 +52,7 @@ def bench(
     Without --method the six methods of the disagreement study, gradient and leave-one-out. What is
     done is kept: --resume goes on. Exit codes: 0 done, 2 bad call, 130 interrupted.
     """
-    explain.check_files(html, json_)
+    common.check_writable({"--html": html, "--json": json_})
     # a shell without job control starts its background jobs deaf to interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # torch keeps compiled code for every shape it meets; read when torch is imported
@@ -97,10 +97,10 @@ def bench(
     else:
         study_report.show(summary, console)
         if json_ is not None:
-            explain.write(json_, explain.dumps(summary.as_dict()), console)
+            explain.write(json_, common.dumps(summary.as_dict()) + "\n", console)
     console.print(f"every text's record: {cache.path}", soft_wrap=True, markup=False)
     if html is not None:
-        explain.write(str(html), study_report.html(summary), console)
+        explain.write(html, study_report.html(summary), console)
 
 
 def _summary(settings: Any, found: Any, cache: Any, model: Any) -> Any:

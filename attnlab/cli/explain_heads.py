@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnlab.cli.common import Json, console, counted, emit, refuse
+from attnlab.cli.common import Json, check_writable, console, counted, emit, read_text, refuse
 
 
 class Kind(StrEnum):
@@ -74,12 +74,10 @@ def heads(
     Only answers that hold more than half of the needle count.
     Exit codes: 0 done, 2 bad call.
     """  # fmt: skip
-    for option, path in (("--html", html), ("--plot", plot)):
-        if path is not None and not path.resolve().parent.is_dir():
-            refuse(f"{option}: no folder {path.parent}")
+    check_writable({"--html": html, "--plot": plot})
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         refuse(f"--plot: {plot} must end in .png, .svg or .pdf")
-    own = _read(text) if text is not None else None
+    own = read_text(text) if text is not None else None
 
     from attnlab.explain import heads as science
     from attnlab.explain.decoders import open_decoder
@@ -134,20 +132,6 @@ def heads(
 def _default_ks(number: int) -> tuple[int, ...]:
     """1, 2, 4 … up to half the heads, and at most five of them."""
     return tuple(k for k in (1, 2, 4, 8, 16) if k <= max(1, number // 2))
-
-
-def _read(path: Path) -> str:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        refuse(f"--text: no file {path}")
-    except UnicodeDecodeError:
-        refuse(f"--text: {path} is not UTF-8 text")
-    except OSError as error:
-        refuse(f"--text: cannot read {path} ({error.strerror})")
-    if not content.strip():
-        refuse(f"--text: {path} is empty")
-    return content
 
 
 @contextmanager

@@ -57,9 +57,7 @@ def image(
     """
     if not files and not digits:
         common.refuse("give an image FILE, or --digits N")
-    for option, path in (("--html", html), ("--plot", plot)):
-        if path is not None:
-            _check_output(option, path)
+    common.check_writable({"--html": html, "--plot": plot})
     if plot is not None and plot.suffix.lower() != ".png":
         common.refuse(f"--plot: {plot} must end in .png")
     os.environ.setdefault("MPLBACKEND", "Agg")
@@ -89,16 +87,6 @@ def image(
     for path in (plot, html):
         if path is not None:
             out.print(f"written: {path}", soft_wrap=True, markup=False)
-
-
-def _check_output(option: str, path: Path) -> None:
-    folder = path.resolve().parent
-    if path.is_dir():
-        common.refuse(f"{option}: {path} is a folder")
-    if not folder.is_dir():
-        common.refuse(f"{option}: no folder {path.parent}")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        common.refuse(f"{option}: {path} cannot be written")
 
 
 def _load(name: str) -> ImageModel:

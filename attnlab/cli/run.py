@@ -6,9 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from attnlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,11 +58,9 @@ def lesson(
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets ?, not an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    own = _read_text(text) if text is not None else None
-    outputs = {"--html": html, "--notebook": notebook, "--json": Path(json_) if json_ else None}
-    for option, path in outputs.items():
-        if path is not None and str(path) != "-" and not path.resolve().parent.is_dir():
-            _refuse(f"{option}: no folder {path.parent}")
+    own = common.read_text(text) if text is not None else None
+    outputs = {"--html": html, "--notebook": notebook, "--json": json_}
+    common.check_writable(outputs)
     if threads is not None:
         _limit_threads(threads)
     os.environ["MPLBACKEND"] = "Agg"
@@ -78,7 +78,7 @@ def lesson(
             return
         found = script.find(name)
     except script.LessonError as error:
-        _refuse(str(error))
+        common.refuse(str(error))
 
     from attnlab.lesson import runner
 
@@ -105,25 +105,6 @@ def lesson(
         raise typer.Exit(130)
     if result.error is not None:
         raise typer.Exit(1)
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(2)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        _refuse(f"--text: no file {path}")
-    except UnicodeDecodeError:
-        _refuse(f"--text: {path} is not UTF-8 text")
-    except OSError as error:
-        _refuse(f"--text: cannot read {path} ({error.strerror})")
-    if not content.strip():
-        _refuse(f"--text: {path} is empty")
-    return content
 
 
 def _limit_threads(threads: int) -> None:
@@ -155,7 +136,7 @@ def _list(lessons: list[Any], console: Console | None, json_: str | None) -> Non
             }
         )
     if json_ is not None:
-        _put(json_, json.dumps(rows, indent=2, ensure_ascii=False))
+        common.put(json_, json.dumps(rows, indent=2, ensure_ascii=False))
     if console is None:
         return
     from rich import box
@@ -188,26 +169,18 @@ def _write(
     if html is not None:
         from attnlab.lesson.html import page
 
-        _put(str(html), page(result))
+        common.put(html, page(result))
         written.append(str(html))
     if notebook is not None:
         from attnlab.lesson.notebook import notebook as as_notebook
 
-        _put(str(notebook), json.dumps(as_notebook(result), indent=1, ensure_ascii=False) + "\n")
+        common.put(notebook, json.dumps(as_notebook(result), indent=1, ensure_ascii=False) + "\n")
         written.append(str(notebook))
     if json_ is not None:
-        _put(json_, json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        common.put(
+            json_, json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        )
         written += [json_] if json_ != "-" else []
     if console is not None:
         for path in written:
             console.print(f"written: {path}", soft_wrap=True)
-
-
-def _put(where: str, content: str) -> None:
-    if where == "-":
-        print(content)
-        return
-    try:
-        Path(where).write_text(content, encoding="utf-8")
-    except OSError as error:
-        _refuse(f"cannot write {where} ({error.strerror})")
