@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from attnlab import draw
 from attnlab.explain.heads import KINDS, THRESHOLD, Ablation, HeadScores, retrieval_heads
+from attnlab.explain.page import page as document
+from attnlab.explain.page import table
 
 TITLES = {
     "retrieval": "retrieval: share of the needle that is copied",
@@ -200,39 +202,14 @@ def page(scores: HeadScores, lesions: Ablation | None, why: str = "") -> str:
     picture(scores, lesions).savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = svg[svg.index("<svg") :]
-    title = f"Heads of {scores.model}"
     alt = f"Heat maps of {', '.join(KINDS)} over layers and heads"
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [f"<p>{html.escape(note)}</p>" for note in notes(scores, why)]
-    parts.append(f'<figure role="img" aria-label="{alt}">{svg}</figure>')
+    body = "".join(f"<p>{escape(note)}</p>\n" for note in notes(scores, why))
+    body += f'<figure role="img" aria-label="{alt}">{svg}</figure>\n'
     if scores.counted:
         columns = ["head", "retrieval", "95 %", "set", "in runs", "induction", "previous"]
-        parts.append(_html_table(columns, top_rows(scores), "The heads that copy most"))
+        body += table(columns, top_rows(scores), "The heads that copy most")
     if lesions is not None:
-        parts.append(_html_table(*ablation_table(lesions)))
-        parts.append(f"<p><small>{html.escape(ablation_note(lesions))}</small></p>")
-    parts.append(
-        f"<p><small>{scores.runs} needle tests, {scores.prompts} {html.escape(scores.sampled)}, "
-        f"seed {scores.seed}.</small></p>"
-    )
-    style = (
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-        "color:#1f2428;background:#fefefe}figure{margin:1rem 0;overflow-x:auto}svg{max-width:100%;"
-        "height:auto}table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;"
-        "font-weight:600}th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #d3d7dc}"
-        "th:first-child,td:first-child{text-align:left}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        f'</title><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{style}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
-
-
-def _html_table(columns: list[str], rows: list[list[str]], title: str) -> str:
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    caption = f"<caption>{html.escape(title)}</caption>"
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        body += table(*ablation_table(lesions))
+        body += f"<p><small>{escape(ablation_note(lesions))}</small></p>\n"
+    foot = f"{scores.runs} needle tests, {scores.prompts} {scores.sampled}, seed {scores.seed}."
+    return document(f"Heads of {scores.model}", body, foot)

@@ -25,6 +25,7 @@ table.matrix th { border: 0; padding: .2em .6em .2em 0; font-weight: 500; }
 table.matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); padding: .3em; }
 svg text { fill: var(--ink); font: 11px system-ui, sans-serif; } svg .axis { stroke: var(--soft); }
 main { max-width: 72rem; } p { max-width: 50rem; } td.number, td:first-child { white-space: nowrap; }
+figure svg { max-width: 100%; height: auto; }
 tr.floor { color: var(--soft); font-style: italic; }
 """
 )

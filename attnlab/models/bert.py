@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attnlab.models.bert_numpy import Configuration, read_weights
 from attnlab.models.classifier import Classifier, Encoded, Rule, Trace, pad
 from attnlab.models.propagation import activate, normalise
-from attnlab.models.text_transformer import Attended, SelfAttention
+from attnlab.models.text_transformer import Attended, SelfAttention, read_blocks
 from attnlab.models.wordpiece import WordPiece
 from attnlab.models.words import require_tokens
 
@@ -132,12 +132,7 @@ class Bert(Classifier):
 
     def trace(self, embedded: Tensor, mask: Tensor, *, rule: Rule = "gradient") -> Trace:
         require_tokens(mask)
-        hidden, weights, values = [embedded], [], []
-        for block in self.blocks:
-            read = block.readable(hidden[-1], mask, rule)
-            hidden.append(read.out)
-            weights.append(read.weights)
-            values.append(read.values)
+        weights, values, hidden = read_blocks(self.blocks, embedded, mask, rule)
         return Trace(self.head(mean(hidden[-1], mask)), weights, values, hidden)
 
     def block(

@@ -7,9 +7,9 @@ Devlin et al., "BERT", 2019.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attnlab.models.classifier import Rule, Trace
 from attnlab.models.propagation import activate, constant, normalise
+from attnlab.models.sequence import sinusoids
 from attnlab.models.words import CLS, Vocabulary, WordClassifier, require_tokens
 
 
@@ -94,6 +95,19 @@ class Block(nn.Module):
         return read._replace(out=x + self.down(hidden))
 
 
+def read_blocks(
+    blocks: Iterable[Any], embedded: Tensor, mask: Tensor, rule: Rule
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Weights and values of each block, and the states that enter it and leave the last: see `Trace`."""
+    hidden, weights, values = [embedded], [], []
+    for block in blocks:
+        read = block.readable(hidden[-1], mask, rule)
+        hidden.append(read.out)
+        weights.append(read.weights)
+        values.append(read.values)
+    return weights, values, hidden
+
+
 class TextTransformer(WordClassifier):
     """Reads words behind a [CLS] token, whose last state is decoded."""
 
@@ -133,12 +147,7 @@ class TextTransformer(WordClassifier):
 
     def trace(self, embedded: Tensor, mask: Tensor, *, rule: Rule = "gradient") -> Trace:
         require_tokens(mask)
-        hidden, weights, values = [embedded], [], []
-        for block in self.blocks:
-            read = block.readable(hidden[-1], mask, rule)
-            hidden.append(read.out)
-            weights.append(read.weights)
-            values.append(read.values)
+        weights, values, hidden = read_blocks(self.blocks, embedded, mask, rule)
         logits = self.decoder(normalise(self.norm, hidden[-1][:, 0], rule))
         return Trace(logits, weights, values, hidden)
 
@@ -146,10 +155,3 @@ class TextTransformer(WordClassifier):
         self, layer: int, hidden: Tensor, mask: Tensor, *, keep: Tensor | None = None
     ) -> Float[Tensor, "batch n width"]:
         return self.blocks[layer].readable(hidden, mask, "gradient", keep).out
-
-
-def sinusoids(n: int, width: int) -> Float[Tensor, "n width"]:
-    """Position t as sines and cosines of t · 10000^(-2i/width) (Vaswani et al., section 3.5)."""
-    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
-    angles = torch.arange(n, dtype=torch.float32)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
