@@ -55,6 +55,40 @@ def split_heads(
 
 
 @cache
+def _split_rotated() -> Any:
+    @cuda.jit
+    def kernel(wide, cos, sin, turned, out):
+        place, h, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        n, dim = out.shape[2], out.shape[3]
+        i, d, half = place // dim, place % dim, dim // 2
+        if i >= n:
+            return
+        z = wide[b, i, h * dim + d]
+        if turned:
+            z *= cos[i, d]
+            if d < half:
+                z -= wide[b, i, h * dim + d + half] * sin[i, d]
+            else:
+                z += wide[b, i, h * dim + d - half] * sin[i, d]
+        out[b, h, i, d] = z
+
+    return kernel
+
+
+def split_rotated(wide: Any, cos: Any, sin: Any, *, turned: bool = True) -> Any:
+    """(batch, n, heads*dim) as (batch, heads, n, dim), turned by rotary positions if asked to.
+
+    cos, sin (n, dim): of the angles that turn (x_d, x_{d + dim/2}), each standing twice a row.
+    """
+    batch, n, _ = wide.shape
+    dim = cos.shape[1]
+    out = device.empty((batch, wide.shape[2] // dim, n, dim), wide.dtype)
+    grid = (device.blocks(dim * n), out.shape[1], batch)
+    _split_rotated()[grid, THREADS](wide, cos, sin, turned, out)
+    return out
+
+
+@cache
 def _merge_norm_gate() -> Any:
     @cuda.jit
     def kernel(o, gate, first, eps, weight, bias, out):

@@ -11,6 +11,7 @@ from attnlab.kernels.cpu.blas import gemm_nt
 from attnlab.kernels.cpu.landmark import weigh_blocks
 from attnlab.kernels.cpu.runtime import block, fetch_add, worker
 from attnlab.kernels.cpu.softmax import softmax_row
+from attnlab.kernels.cpu.vector import dot
 
 
 @block
@@ -22,14 +23,6 @@ def turn_row(x, cos, sin, position, turned):
         even, odd = x[2 * p], x[2 * p + 1]
         turned[2 * p] = even * c[p] - odd * sine
         turned[2 * p + 1] = odd * c[p] + even * sine
-
-
-@block
-def dot(a, b):
-    total = a.dtype.type(0)
-    for d in range(a.size):
-        total += a[d] * b[d]
-    return total
 
 
 @block

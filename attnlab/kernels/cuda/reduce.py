@@ -6,6 +6,8 @@ memory; every thread gets the result. The order of additions is fixed, so result
 
 from __future__ import annotations
 
+from typing import Any
+
 from numba import cuda
 
 from attnlab.kernels.cuda.device import THREADS
@@ -14,52 +16,32 @@ from attnlab.kernels.cuda.tiles import least, most
 assert THREADS & (THREADS - 1) == 0  # the tree halves
 
 
-@cuda.jit(device=True)
-def block_sum(value, scratch):
-    """The sum of all threads' values."""
-    thread = cuda.threadIdx.x
-    scratch[thread] = value
-    cuda.syncthreads()
-    step = THREADS // 2
-    while step > 0:
-        if thread < step:
-            scratch[thread] += scratch[thread + step]
-        cuda.syncthreads()
-        step //= 2
-    total = scratch[0]
-    cuda.syncthreads()
-    return total
+def _over_block(combine: Any) -> Any:
+    """block_…(value, scratch): all threads' values, combined in pairs."""
 
-
-@cuda.jit(device=True)
-def block_most(value, scratch):
-    """The largest of all threads' values."""
-    thread = cuda.threadIdx.x
-    scratch[thread] = value
-    cuda.syncthreads()
-    step = THREADS // 2
-    while step > 0:
-        if thread < step:
-            scratch[thread] = most(scratch[thread], scratch[thread + step])
+    @cuda.jit(device=True)
+    def reduce(value, scratch):
+        thread = cuda.threadIdx.x
+        scratch[thread] = value
         cuda.syncthreads()
-        step //= 2
-    largest = scratch[0]
-    cuda.syncthreads()
-    return largest
+        step = THREADS // 2
+        while step > 0:
+            if thread < step:
+                scratch[thread] = combine(scratch[thread], scratch[thread + step])
+            cuda.syncthreads()
+            step //= 2
+        result = scratch[0]
+        cuda.syncthreads()
+        return result
+
+    return reduce
 
 
 @cuda.jit(device=True)
-def block_least(value, scratch):
-    """The smallest of all threads' values."""
-    thread = cuda.threadIdx.x
-    scratch[thread] = value
-    cuda.syncthreads()
-    step = THREADS // 2
-    while step > 0:
-        if thread < step:
-            scratch[thread] = least(scratch[thread], scratch[thread + step])
-        cuda.syncthreads()
-        step //= 2
-    smallest = scratch[0]
-    cuda.syncthreads()
-    return smallest
+def _plus(a, b):
+    return a + b
+
+
+block_sum = _over_block(_plus)
+block_most = _over_block(most)
+block_least = _over_block(least)

@@ -11,6 +11,7 @@ from numba import cuda
 
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import SHARED_BYTES, THREADS
+from attnlab.kernels.cuda.reduce import block_sum
 
 # of each of the two bitsets of a block, beside 16 bytes a thread
 WORDS = 64 if device.simulated() else (SHARED_BYTES - 16 * THREADS) // 8
@@ -117,7 +118,7 @@ def sums() -> Any:
     @cuda.jit
     def kernel(error, a, out):
         """One block: squares of the errors, activations; added up in a fixed order."""
-        part = cuda.shared.array((2, THREADS), numba.float64)
+        part = cuda.shared.array(THREADS, numba.float64)
         thread = cuda.threadIdx.x
         squares, ones = numba.float64(0), numba.float64(0)
         for i in range(thread, error.size, THREADS):
@@ -125,13 +126,9 @@ def sums() -> Any:
             squares += e * e
         for i in range(thread, a.size, THREADS):
             ones += a[i // a.shape[1], i % a.shape[1]]
-        part[0, thread], part[1, thread] = squares, ones
-        cuda.syncthreads()
-        if thread < 2:
-            total = numba.float64(0)
-            for j in range(THREADS):
-                total += part[thread, j]
-            out[thread] = total
+        squares, ones = block_sum(squares, part), block_sum(ones, part)
+        if thread == 0:
+            out[0], out[1] = squares, ones
 
     return kernel
 

@@ -16,6 +16,7 @@ from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.flash import flash
 from attnlab.kernels.cuda.flash import weights as attention_weights
 from attnlab.kernels.cuda.matmul import linear, matmul
+from attnlab.kernels.cuda.reduce import block_most, block_sum
 from attnlab.kernels.cuda.reshape import swap
 from attnlab.layers.cuda import split_heads
 
@@ -284,16 +285,9 @@ def _strongest_kernel(dtype: str) -> Any:
                 for h in range(heads):
                     total += attention[b, layer, h, j, k]
             mine = total if total > mine else mine
-        best[thread] = mine
-        cuda.syncthreads()
-        half = THREADS // 2
-        while half > 0:
-            if thread < half and best[thread + half] > best[thread]:
-                best[thread] = best[thread + half]
-            cuda.syncthreads()
-            half //= 2
+        mine = block_most(mine, best)
         if thread == 0:
-            out[b, j] = best[0] / (layers * heads)
+            out[b, j] = mine / (layers * heads)
 
     return kernel
 
@@ -313,17 +307,10 @@ def _scale_kernel(dtype: str) -> Any:
             for h in range(heads):
                 for k in range(thread, n, THREADS):
                     total += attention[b, layer, h, j, k]
-        sums[thread] = total
-        cuda.syncthreads()
-        half = THREADS // 2
-        while half > 0:
-            if thread < half:
-                sums[thread] += sums[thread + half]
-            cuda.syncthreads()
-            half //= 2
+        total = block_sum(total, sums)
         if thread == 0:
             weight = scale.dtype.type(1 if j == 0 else 0) if top else row[b, j]
-            scale[b, j] = weight / (1 + sums[0] / heads)
+            scale[b, j] = weight / (1 + total / heads)
 
     return kernel
 

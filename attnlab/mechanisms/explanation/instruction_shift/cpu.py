@@ -25,6 +25,7 @@ from attnlab.kernels.cpu.runtime import (
 from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import softmax_row
 from attnlab.kernels.cpu.topk import top_k as heap_top_k
+from attnlab.kernels.cpu.vector import dot
 
 from . import EXHIBIT
 
@@ -379,14 +380,6 @@ def strongest(H, ascending, words, squares, counter):
                     words[r, found] = w
                     found += 1
                     chosen[w] = False
-
-
-@block
-def dot(a, b):
-    total = a.dtype.type(0)
-    for e in range(a.size):
-        total += a[e] * b[e]
-    return total
 
 
 @worker

@@ -10,6 +10,7 @@ import numba
 from numba import cuda
 
 from attnlab.kernels.cuda.device import THREADS
+from attnlab.kernels.cuda.reduce import block_most, block_sum
 from attnlab.kernels.cuda.tiles import least, most
 
 
@@ -44,19 +45,11 @@ def weights() -> Any:
             S[j, i] = S[j, i] * scale if i < seen else 0
             if i < seen:
                 top = most(top, numba.float64(S[j, i]))
-        part[thread] = top
-        cuda.syncthreads()
-        for t in range(THREADS):
-            top = most(top, part[t])
-        cuda.syncthreads()
+        top = block_most(top, part)
         total = numba.float64(0)
         for i in range(thread, seen, THREADS):
             total += math.exp(S[j, i] - top)
-        part[thread] = total
-        cuda.syncthreads()
-        total = numba.float64(0)
-        for t in range(THREADS):
-            total += part[t]
+        total = block_sum(total, part)
         for i in range(thread, S.shape[1], THREADS):
             A[j, i] = math.exp(S[j, i] - top) / total if i < seen else 0
 
@@ -85,19 +78,11 @@ def softmax() -> Any:
         top = numba.float64(-math.inf)
         for i in range(thread, prob.shape[1], THREADS):
             top = most(top, numba.float64(prob[j, i]))
-        part[thread] = top
-        cuda.syncthreads()
-        for t in range(THREADS):
-            top = most(top, part[t])
-        cuda.syncthreads()
+        top = block_most(top, part)
         total = numba.float64(0)
         for i in range(thread, prob.shape[1], THREADS):
             total += math.exp(prob[j, i] - top)
-        part[thread] = total
-        cuda.syncthreads()
-        total = numba.float64(0)
-        for t in range(THREADS):
-            total += part[t]
+        total = block_sum(total, part)
         for i in range(thread, prob.shape[1], THREADS):
             prob[j, i] = math.exp(prob[j, i] - top) / total
         cuda.syncthreads()
@@ -130,11 +115,7 @@ def means() -> Any:
         total = numba.float64(0)
         for i in range(thread, S.shape[1], THREADS):
             total += A[j, i] * c[j, i]
-        part[thread] = total
-        cuda.syncthreads()
-        mean = numba.float64(0)
-        for t in range(THREADS):
-            mean += part[t]
+        mean = block_sum(total, part)
         if thread == 0:
             means[j] = mean
         if thread == 0 and j == 0:
@@ -199,7 +180,7 @@ def norms() -> Any:
     @cuda.jit
     def kernel(levels, b, p, eps, a):
         """(3) of the levels above b: a block a prompt token."""
-        part = cuda.shared.array((2, THREADS), numba.float64)
+        part = cuda.shared.array(THREADS, numba.float64)
         i, thread = cuda.blockIdx.x, cuda.threadIdx.x
         total, powers = numba.float64(0), numba.float64(0)
         for j in range(thread, levels.shape[1], THREADS):
@@ -207,12 +188,8 @@ def norms() -> Any:
             if l > b:
                 total += l
                 powers += l * l * l * l if p == 4.0 else l**p
-        part[0, thread], part[1, thread] = total, powers
-        cuda.syncthreads()
+        total, powers = block_sum(total, part), block_sum(powers, part)
         if thread == 0:
-            for t in range(1, THREADS):
-                total += part[0, t]
-                powers += part[1, t]
             a[i] = total / (powers ** (1 / p) + eps)
 
     return kernel
@@ -288,12 +265,7 @@ def theta() -> Any:
                 for e in range(g.shape[1]):
                     cosine += g[w, e] * g[v, e]
                 total += cosine if turn == 0 else (cosine - mean) ** 2
-            part[thread] = total
-            cuda.syncthreads()
-            total = numba.float64(0)
-            for t in range(THREADS):
-                total += part[t]
-            cuda.syncthreads()
+            total = block_sum(total, part)
             if turn == 0:
                 mean = total / first
             else:

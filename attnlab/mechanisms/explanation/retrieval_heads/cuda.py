@@ -13,6 +13,7 @@ from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.flash import flash, weights
 from attnlab.kernels.cuda.matmul import linear
+from attnlab.layers.cuda import split_rotated
 from attnlab.layers.rotary import tables
 
 from . import EXHIBIT
@@ -130,21 +131,15 @@ def mask_heads(
     batch, n, _ = x.shape
     dim, m, dtype = q_proj.shape[0] // n_heads, block_heads.shape[0], np.dtype(x.dtype)
     angles = tables(np.arange(n), dim, rope_base)
-    cos, sin = (cuda.to_device(np.ascontiguousarray(t.astype(dtype))) for t in angles)
-
-    def split(W: Any, heads: int, turned: bool) -> Any:
-        out = device.empty((batch, heads, n, dim), dtype)
-        grid = (device.blocks(dim * n), heads, batch)
-        _split_kernel()[grid, THREADS](linear(x, W), cos, sin, turned, out)
-        return out
+    cos, sin = (cuda.to_device(np.tile(t, 2).astype(dtype)) for t in angles)
 
     def project(heads: Any) -> Any:
         rows = device.empty((batch, n, n_heads * dim), dtype)
         _merge_kernel()[(device.blocks(n_heads * dim), n, batch), THREADS](heads, rows)
         return linear(rows, o_proj)
 
-    q, k = split(q_proj, n_heads, True), split(k_proj, n_kv_heads, True)
-    v = split(v_proj, n_kv_heads, False)
+    q, k = (split_rotated(linear(x, W), cos, sin) for W in (q_proj, k_proj))
+    v = split_rotated(linear(x, v_proj), cos, sin, turned=False)
     O, lse = flash(q, k, v, scale=dim**-0.5, causal=True)
     made = {"out_plain": project(O)}
     if m:
@@ -159,27 +154,6 @@ def mask_heads(
             _uniform_kernel()[grid, THREADS](block_heads, causal, masked)
         made["weights_masked"] = masked
     return made
-
-
-@cache
-def _split_kernel() -> Any:
-    @cuda.jit
-    def kernel(rows, cos, sin, turned, out):
-        """out (batch, heads, n, dim) <- rows (batch, n, heads * dim), halves turned if asked to."""
-        place, h, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        n, dim = out.shape[2], out.shape[3]
-        i, d, half = place // dim, place % dim, dim // 2
-        if i >= n:
-            return
-        z = rows[b, i, h * dim + d]
-        if turned:
-            if d < half:
-                z = z * cos[i, d] - rows[b, i, h * dim + d + half] * sin[i, d]
-            else:
-                z = z * cos[i, d - half] + rows[b, i, h * dim + d - half] * sin[i, d - half]
-        out[b, h, i, d] = z
-
-    return kernel
 
 
 @cache

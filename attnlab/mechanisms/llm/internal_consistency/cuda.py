@@ -11,6 +11,7 @@ from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.flash import flash, weights
 from attnlab.kernels.cuda.matmul import linear
+from attnlab.layers.cuda import split_rotated
 
 from . import EXHIBIT
 
@@ -36,20 +37,14 @@ def isolate_head(
     dim, h = cos.shape[1], keep_head % n_heads
     dtype = hidden.dtype
 
-    def split(W: Any, turned: bool) -> Any:
-        heads = W.shape[0] // dim
-        out = device.empty((batch, heads, n, dim), dtype)
-        grid = (device.blocks(dim * n), heads, batch)
-        _split_kernel()[grid, THREADS](linear(hidden, W), cos, sin, turned, out)
-        return out
-
     def merge(c: float) -> Any:  # (batch, n, heads * dim), heads other than h times c
         rows = device.empty((batch, n, n_heads * dim), dtype)
         grid = (device.blocks(n_heads * dim), n, batch)
         _merge_kernel()[grid, THREADS](O, h, dtype.type(c), rows)
         return rows
 
-    q, k, v = split(Wq, True), split(Wk, True), split(Wv, False)
+    q, k = (split_rotated(linear(hidden, W), cos, sin) for W in (Wq, Wk))
+    v = split_rotated(linear(hidden, Wv), cos, sin, turned=False)
     O, lse = flash(q, k, v, scale=dim**-0.5, causal=True)
     made = {"isolated_paper": linear(merge(coefficient), Wo)}
     if want & {"plain", "isolated_code"}:
@@ -61,28 +56,6 @@ def isolate_head(
     if "attn" in want:
         made["attn"] = weights(q, k, lse, scale=dim**-0.5, causal=True)
     return made
-
-
-@cache
-def _split_kernel() -> Any:
-    @cuda.jit
-    def kernel(rows, cos, sin, turned, out):
-        """out (batch, heads, n, dim) <- rows (batch, n, heads * dim), turned by rope if asked to."""
-        place, h, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        n, dim = out.shape[2], out.shape[3]
-        i, d, half = place // dim, place % dim, dim // 2
-        if i >= n:
-            return
-        z = rows[b, i, h * dim + d]
-        if turned:
-            z *= cos[i, d]
-            if d < half:
-                z -= rows[b, i, h * dim + d + half] * sin[i, d]
-            else:
-                z += rows[b, i, h * dim + d - half] * sin[i, d]
-        out[b, h, i, d] = z
-
-    return kernel
 
 
 @cache

@@ -16,6 +16,7 @@ from attnlab.kernels.cpu.exp import exp, tanh
 from attnlab.kernels.cpu.runtime import block, fetch_add, run_workers, single_threaded_blas, worker
 from attnlab.kernels.cpu.scratch import packed
 from attnlab.kernels.cpu.softmax import exp_minus, row_max
+from attnlab.kernels.cpu.vector import dot
 
 from . import EXHIBIT, VARIANTS
 
@@ -145,14 +146,6 @@ def pearson(
 
     (da, va), (db, vb) = centred(a), centred(b)
     return ((da * db).sum(axis=1) / np.sqrt(va * vb)).astype(a.dtype)
-
-
-@block
-def dot(a, b):
-    total = a.dtype.type(0)
-    for e in range(a.size):
-        total += a[e] * b[e]
-    return total
 
 
 @block

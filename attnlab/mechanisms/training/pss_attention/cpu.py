@@ -14,6 +14,7 @@ from attnlab.kernels.cpu.blas import gemm_nn, scalars
 from attnlab.kernels.cpu.log import entropy_bits
 from attnlab.kernels.cpu.runtime import block, fetch_add, run_workers, single_threaded_blas, worker
 from attnlab.kernels.cpu.softmax import row_max, softmax_row
+from attnlab.kernels.cpu.vector import dot
 
 from . import EXHIBIT
 
@@ -173,14 +174,6 @@ def mine_sentences(alphas, wids, dist, eps, skip_empty, entropy, flags, masks, i
                     amask[at] = one
                     if signed[at] > zero:
                         avalue[at] = one
-
-
-@block
-def dot(a, b):
-    total = a.dtype.type(0)
-    for e in range(a.size):
-        total += a[e] * b[e]
-    return total
 
 
 @block

@@ -20,6 +20,7 @@ from attnlab.kernels.cpu.runtime import (
     worker,
 )
 from attnlab.kernels.cpu.softmax import softmax_row
+from attnlab.kernels.cpu.vector import dot
 
 from . import EXHIBIT
 
@@ -129,14 +130,6 @@ def mix(keys, z, u):
 def scale(row, factor):
     for l in range(row.size):
         row[l] *= factor
-
-
-@block
-def dot(a, b):
-    total = a.dtype.type(0)
-    for l in range(a.size):
-        total += a[l] * b[l]
-    return total
 
 
 @block
