@@ -2,7 +2,7 @@
 
 NumPy's `@` runs on threads of its BLAS library, which sleep and spin beside ours: on a busy machine a
 small product between two kernels then waits for a core. Here tiles of rows are taken from a counter
-as in every kernel.
+as in every kernel. Few rows make few tiles, and each packs the whole weight: those are NumPy's.
 """
 
 import numpy as np
@@ -18,6 +18,8 @@ from attnlab.kernels.cpu.runtime import (
     threads,
     worker,
 )
+
+FEW = 512  # rows up to which packing the weight for each tile costs more than it brings
 
 
 @worker
@@ -54,6 +56,9 @@ def _multiply(x: np.ndarray, weight: np.ndarray, transposed: bool, columns: int)
     rows = contiguous(x).reshape(-1, x.shape[-1])
     weight = contiguous(weight, x.dtype)
     out = scratch.empty((len(rows), columns), x.dtype)
+    if len(rows) < FEW:
+        np.matmul(rows, weight.T if transposed else weight, out=out)
+        return out.reshape(*x.shape[:-1], columns)
     # long tiles spread the packing of the weight; two a thread even out the work
     tile = max(64, min(512, -(-len(rows) // (2 * threads())) // 8 * 8))
     workers = None if len(rows) * weight.size > 2**20 else 1

@@ -41,7 +41,7 @@ def isolate_head(
         one, shared = slice(h * dim, (h + 1) * dim), slice(g * dim, (g + 1) * dim)
         q, k, v = _project(hidden, cos, sin, Wq[one], Wk[shared], Wv[shared])
         O = flash_attention(q, k, v, causal=True).out
-        return {"isolated_paper": O[:, 0] @ Wo[:, one].T}
+        return {"isolated_paper": linear(O[:, 0], Wo[:, one])}
 
     q, k, v = _project(hidden, cos, sin, Wq, Wk, Wv)
     heads, lse = flash_attention(q, k, v, causal=True)
@@ -64,14 +64,8 @@ def _project(hidden, cos, sin, Wq, Wk, Wv):  # type: ignore[no-untyped-def]
     """Rotated queries and keys, and values, (batch, heads, n, dim) each."""
     batch, n, _ = hidden.shape
     made = []
-    joint = len(Wq) == len(Wk) == cos.shape[1]  # one head: three thin products are worth joining
-    all_rows = hidden @ np.concatenate([Wq, Wk, Wv]).T if joint else None
-    for i, (W, turned) in enumerate(((Wq, True), (Wk, True), (Wv, False))):
-        rows = (
-            linear(hidden, W)
-            if all_rows is None
-            else contiguous(all_rows[..., i * len(W) : (i + 1) * len(W)])
-        )
+    for W, turned in ((Wq, True), (Wk, True), (Wv, False)):
+        rows = linear(hidden, W)
         out = scratch.empty((batch, len(W) // cos.shape[1], n, cos.shape[1]), hidden.dtype)
         run_workers(
             split_heads, rows, cos, sin, turned, out, np.zeros(1, np.int64),
