@@ -191,14 +191,48 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A smaller function on the way to an exercise, graded by itself: one of reference.py's.
+
+    example(n, rng) makes its keyword arguments at size n; None where the function is an operation
+    of the exhibit, which brings its own example.
+    """
+
+    name: str
+    about: str = ""
+    example: Callable[[int, np.random.Generator], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A common mistake that the sheet names, planted in reference.py: `old` (which occurs there
+    exactly once) becomes `new`. Students whose output equals the broken one's are told `says`;
+    graders must take points off it."""
+
+    name: str
+    old: str
+    new: str
+    says: str
+
+
+@dataclass(frozen=True)
 class Exercise:
-    """What the course adds to an exhibit: difficulty 1-5, expected minutes, hints in three steps."""
+    """What the course adds to an exhibit: difficulty 1-5, expected minutes, hints in three steps.
+
+    The headline operation is asked for, with its `parts` on the way. `questions` have no grade.
+    `exponent` replaces the card's where the plain reference grows faster than the paper's
+    algorithm; None where cost cannot be graded at a classroom's sizes is said in `no_cost`.
+    """
 
     difficulty: int
     minutes: int
     hints: tuple[str, ...]
     prerequisites: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    questions: tuple[str, ...] = ()
+    exponent: float | None = None
+    no_cost: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,12 @@ def lessons_dir() -> Path:
     return _share("lessons")
 
 
+def vectors_dir() -> Path:
+    """The folder of the public test vectors (tests/golden of a source checkout)."""
+    root = project_root()
+    return root / "tests" / "golden" if root else _share("vectors")
+
+
 def data_dir() -> Path:
     """The folder of the embedded corpora and the trained small weights."""
     return _share("data")

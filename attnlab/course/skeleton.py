@@ -26,7 +26,7 @@ def skeleton(exhibit: Exhibit) -> str:
     """
     tree = ast.parse(reference_source(exhibit))
     empty = {op.name for op in exhibit.operations}
-    empty |= set(exhibit.exercise.parts) if exhibit.exercise else set()
+    empty |= {part.name for part in exhibit.exercise.parts} if exhibit.exercise else set()
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.level)
     ]

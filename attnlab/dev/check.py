@@ -93,9 +93,8 @@ def derivable(exhibit: Exhibit) -> Iterable[str]:
         ):
             yield f"the skeleton still solves {op.name}"
     for part in exhibit.exercise.parts if exhibit.exercise else ():
-        # a part in words is a task; one that is a name is a helper the student writes, too
-        if part.isidentifier() and part not in emptied:
-            yield f"the exercise's part {part} is no function of reference.py"
+        if part.name not in emptied:
+            yield f"the exercise's part {part.name} is no function of reference.py"
 
 
 def lesson(exhibit: Exhibit) -> Iterable[str]:

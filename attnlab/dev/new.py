@@ -17,6 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 # template file -> where it goes, relative to the project
 PLACES = {
     "card.py.txt": "attnlab/mechanisms/{family}/{name}/__init__.py",
+    "exercise.py.txt": "attnlab/mechanisms/{family}/{name}/exercise.py",
     "reference.py.txt": "attnlab/mechanisms/{family}/{name}/reference.py",
     "cpu.py.txt": "attnlab/mechanisms/{family}/{name}/cpu.py",
     "cuda.py.txt": "attnlab/mechanisms/{family}/{name}/cuda.py",

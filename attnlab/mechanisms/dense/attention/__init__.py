@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def example(
@@ -147,13 +149,5 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=1,
-        minutes=25,
-        hints=(
-            "One einsum gives all scores: contract the width of q and k, keep both positions.",
-            "Divide by sqrt(dim) and hide what the mask forbids with -inf before the softmax.",
-            "Subtract each row's maximum before exp, and give rows that see nothing the output 0, not NaN.",
-        ),
-    ),
+    exercise=EXERCISE,
 )

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def _routers(
@@ -334,22 +336,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=45,
-        prerequisites=("attention",),
-        hints=(
-            "Three softmaxes over x: one over the routed heads, one over the shared ones, one over the two groups.",
-            "Renormalise the chosen p to sum to top_k, multiply the others' by n_shared, the groups' by 2: "
-            "an untrained gate is then near 1.",
-            "aux takes p before it is renormalised, and the choice itself as a constant: f from the mask, P from p.",
-        ),
-        parts=(
-            "prove that concatenating and projecting is a sum over heads",
-            "gather the queries of each head, attend, and scatter the results",
-            "show that one head cannot serve all types of claim 1's task, and a mixture can",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The count factors n_shared, top_k and 2 are the code's; the paper's equations leave them out.",
         "With one shared head its weight is 1, as in the ViT code; the DiT code fails there.",

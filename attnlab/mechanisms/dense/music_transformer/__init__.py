@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def _drawn(
@@ -275,24 +277,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=45,
-        prerequisites=("attention",),
-        hints=(
-            "Take the last n rows of the table; pad zero rows on the left where it is shorter. "
-            "R = q E^T then holds in column c the score of distance n - 1 - c.",
-            "Pad one zero column on the left of R, read the numbers as (n + 1) x n and drop the first "
-            "row: every row has moved by its own offset.",
-            "What stands above the diagonal after the skew are other rows' numbers, not zeros: mask "
-            "before the softmax, and give both products the same scale.",
-        ),
-        parts=(
-            "write skew and prove X[i, j] = R[i, n-1-(i-j)]",
-            "derive the table's gradient as sums along diagonals and check it by finite differences",
-            "local form: which (block, distance) pairs exist, and why 2b rows of the table suffice",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "Both products carry the same scale; tensor2tensor reaches the same by scaling q beforehand.",
         "Distances beyond the table score exactly 0: it is padded with zeros, not clipped as in Shaw et al. (2018).",

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 TANH = 8.0  # operations counted for one tanh
 CITIES = 20  # exact tours go no further, as in the paper
@@ -432,22 +434,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=35,
-        prerequisites=("attention",),
-        hints=(
-            "Project once: K = enc W1 (n, hidden) and q_t = dec_t W2; matrices stand on the right.",
-            "u_tj = v . tanh(K_j + q_t): add, squash, then contract the hidden width with v.",
-            "Softmax over the real slots alone; the loss averages over all real steps of the whole batch.",
-        ),
-        parts=(
-            "sort numbers with a pointer",
-            "masked beam search",
-            "shuffle the input points and compare the outputs: the encoder reads an order",
-            "replace the additive score by a dot product and time both",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The learned encoder state `end` doubles as the stop slot; this follows a well-known reproduction, as no official code exists.",
         "Decoding masks what the task forbids before the softmax, for hulls too; the paper leaves hulls unconstrained.",

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def planted(n: int, rng: np.random.Generator, heads: int, dim: int, value_dim: int) -> Any:
@@ -256,19 +258,5 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=40,
-        prerequisites=("attention",),
-        hints=(
-            "A key t is seen by n - t queries: divide the column sums by that, not by n.",
-            "Drop the first detected index, whether or not it is token 0, before any editing.",
-            "A sink ends at beta * a and every other key at a * (1 + free / rho): rows keep their sum.",
-        ),
-        parts=(
-            "prove that rows still sum to 1",
-            "the streaming form over a key-value cache",
-            "compare with a logit bias log(beta) followed by renormalising",
-        ),
-    ),
+    exercise=EXERCISE,
 )

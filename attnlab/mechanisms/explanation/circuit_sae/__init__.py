@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def unit_rows(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
@@ -350,21 +352,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=60,
-        prerequisites=("attention",),
-        hints=(
-            "Subtract the tied bias before encoding and add it after decoding; codes are argmax after relu.",
-            "An all-zero row has code 0, and so does a row whose strongest feature is number 0.",
-            "Rescale the rows first, take the gradient there, project it row by row, then let Adam step.",
-        ),
-        parts=(
-            "show that after the projection the rows' lengths stay 1 to first order in lr",
-            "rewrite (7) with sets of pairs and measure memory against an n^2 F^2 table",
-            "build a negative set that is too easy and watch irrelevant heads appear",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "W_d has shape (d, F) and its rows are normalised, as in the authors' code, whose comment "
         "speaks of dictionary vectors: those are the columns (dec_unit='columns').",

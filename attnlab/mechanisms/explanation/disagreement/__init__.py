@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
 
 from .examples import (
     attention_example,
@@ -14,6 +14,7 @@ from .examples import (
     mlp_example,
     scores_example,
 )
+from .exercise import EXERCISE
 
 RAW = ("intgrad", "inputxgrad", "deeplift", "deepshap", "gradshap", "ablation", "lime")
 COMPARED = ("lime", "intgrad", "deeplift", "gradshap", "deepshap")  # rows of tau_matrix, in order
@@ -437,21 +438,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=30,
-        hints=(
-            "Average the heads, add the identity, and divide every row by its sum: that is A_l.",
-            "The rollout multiplies A_L A_{L-1} ... A_1, but only row 0 is asked for.",
-            "Keep a row vector: begin with A_L[0] and multiply it by the next lower layer, n^2 a layer.",
-        ),
-        parts=(
-            "tau-b in O(n log n) with ties",
-            "show that (A + I)/2 is the L1-normalised form for a row that sums to 1",
-            "prove that IG is Grad-SHAP in expectation for one baseline",
-            "find the transposed matrix in the attention layer",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "Scores are rounded to 12 significant digits before tau (5 in float32): equal scores in exact "
         "arithmetic must be ties.",

@@ -12,13 +12,14 @@ from attnlab.contract import (
     REQUIRED,
     Array,
     Cost,
-    Exercise,
     Exhibit,
     Group,
     Operation,
     Option,
     Paper,
 )
+
+from .exercise import EXERCISE
 
 
 def attribute_example(
@@ -428,22 +429,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=60,
-        prerequisites=("attention",),
-        hints=(
-            "bos stands at position 0, so the last prompt token, at position n, predicts y_1.",
-            "d p_y / d logits = p_y (1_y - p): of the probability, not of its logarithm.",
-            "The gradient reaches e_i through the values, through the scores, and for the last prompt "
-            "token through the query and the residual too.",
-        ),
-        parts=(
-            "derive the m^{1 - 1/p} of a token that matters equally for m response tokens",
-            "show that a token with levels 8, 9, 10, ... behaves as steady",
-            "run the T backward passes as one batched call and compare",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "eps differs between the authors' generator (1e-7) and their analysis (1e-9): both are options.",
         "A rounded quotient in (2) may exceed L by its last bit; levels stop at L.",

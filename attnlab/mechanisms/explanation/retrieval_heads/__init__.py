@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def score_example(
@@ -392,21 +394,7 @@ EXHIBIT = Exhibit(
             batch="n",
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=40,
-        prerequisites=("attention",),
-        hints=(
-            "Row t belongs to the step that emits g_t: compare prompt[j] with g_t, not with the token read.",
-            "Row t has n + t valid keys; a maximum at j >= n lies in the answer and is no copy.",
-            "Every event adds 1/(e-s), also when the head copies the same needle token again.",
-        ),
-        parts=(
-            "the set version of (2), which never exceeds 1",
-            "top_k > 1: by how much do the scores of a random head grow?",
-            "the running argmax: score a row of logits without storing its softmax",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The released code counts events, the paper's text a set: `retrieval_score` follows the code, "
         "`set_score` the text.",

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 WORDS = ("a", "the", "film", "plot", "her", "never", "dull", "lovely", "acting", ".", "»", "'")
 
@@ -394,21 +396,7 @@ EXHIBIT = Exhibit(
             vary={"annotators": (2, 5), "classes": (1, 2, 7)},
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=50,
-        prerequisites=("attention",),
-        hints=(
-            "The window t = n-W is never tried, so that the last token is in no snippet.",
-            "A snippet is found once for each filter that holds it: put its index list in a dictionary.",
-            "Tokens under a 0 of the filter may have any sign; only those under a 1 must not be negative.",
-        ),
-        parts=(
-            "an input for which the released summary lies",
-            "all filters at once: windows times a bank of patterns, signs by the same product",
-            "a `complete(prompt)` of your own, and its coverage@k",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "Released: coverage (6) leaves out a snippet's last token, so single tokens cover nothing and "
         "tokens 0 to 4 always become candidates, even where nothing speaks for the prediction.",

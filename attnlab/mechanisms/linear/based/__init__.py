@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def taylor_example(
@@ -355,18 +357,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=50,
-        hints=(
-            "Project first, then compare: s = q.k / sqrt(d') with d' the feature dimension, not the "
-            "width of the model.",
-            "The weights 1 + s + s^2/2 are zeroed above the diagonal, and each row is divided by its sum.",
-            "phi(k) has 1 + d' + d'^2 entries: one, k / d'^(1/4), and all products k_i k_j over "
-            "sqrt(2 d'), row by row. The states are sums of v phi(k)^T and of phi(k).",
-        ),
-        prerequisites=("attention", "lightning"),
-    ),
+    exercise=EXERCISE,
     notes=(
         "zoology's packed map scales by 1/d' instead of 1/sqrt(d'): another kernel. feature_map has both.",
         "window_size W of the released configurations is twice the option left: W = 256 sees 128 keys back.",

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def heads_example(
@@ -344,19 +346,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=40,
-        hints=(
-            "Keep one matrix KV per head. Each block needs two sums: over its own keys, masked and "
-            "decayed, and over everything before it, which KV already holds.",
-            "Row i of a block (from 0) is i + 1 steps after the block's end that KV belongs to, so the "
-            "second sum fades by lambda^(i+1).",
-            "Before the next block KV fades by lambda^m, and key i joins with lambda^(m-1-i): m is the "
-            "number of rows in this block, which the last block may not fill.",
-        ),
-        prerequisites=("attention",),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The paper's text has a decay rate linear in the head, (8h/H)(1 - l/L); the authors' code, "
         "which the test vectors follow, uses ALiBi's slopes and the factor (4).",

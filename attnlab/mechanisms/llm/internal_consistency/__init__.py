@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def labels_example(
@@ -333,21 +335,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=40,
-        prerequisites=("attention",),
-        hints=(
-            "Scale the heads' outputs before Wo: after Wo there are no heads any more.",
-            "Head j reads key/value head j // (H / Hkv); rot(z) puts -z[dim/2:] before z[:dim/2].",
-            "keep_head = -1 is the last head: add H to a negative number first.",
-        ),
-        parts=(
-            "neg_variance and neg_entropy_bits of the survey's worked sets",
-            "a block-diagonal Wo for which (7) and (8) agree",
-            "a set in which count, joint and mean elect three different winners",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The survey speaks of other heads' outputs, its code of slices after Wo: `isolated_paper` "
         "is what `isolate_head` returns, `isolated_code` comes on request.",

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def example(
@@ -148,19 +150,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=35,
-        hints=(
-            "With index='absolute' the weight belongs to token j alone: transform every token once, then "
-            "take a running sum.",
-            "With index='lag' the weight of lag l meets the tokens l steps back: shift the rows by l and "
-            "add. Lag 0 is the current token.",
-            "Row t (from 0) is divided by sqrt(t+1), and multiplied by a_t of the current token, not by "
-            "the sum's.",
-        ),
-        prerequisites=("attention",),
-    ),
+    exercise=EXERCISE,
     notes=(
         "Only the abstract, the first page and a public JAX version of the SHE could be read: HE, WE and "
         "ME are chosen so that they follow the abstract, each simpler than the last.",

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 EOS, PAD, SPECIAL = 2, 1, 3  # ids below SPECIAL are special
 
@@ -430,20 +432,7 @@ EXHIBIT = Exhibit(
             cost=Cost(time="N x n-grams", exponent=1.0, size="N", grows="tokens of the corpus"),
         ),
     ),
-    exercise=Exercise(
-        difficulty=4,
-        minutes=60,
-        hints=(
-            "The text is stored reversed, so the n-gram is fed in reading order, first token first.",
-            "Keep the range half-open: l' = C[c] + rank(c, l) and r' = C[c] + rank(c, r).",
-            "A symbol that the corpus lacks, or an empty range, ends the search with count 0.",
-        ),
-        parts=(
-            "the transform and backward search of 'banana' by hand",
-            "continuations without an index, then with it",
-            "why log odds: show that ', the' wins otherwise",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "occurring_counts leaves the last row out, as the authors' code does.",
         "Constrained beam search over a model is in decode.py: beam_search(model, query, index).",

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
 
+from .exercise import EXERCISE
 from .plan import draw_projection, draw_samples, of_call, problems, sample_shapes
 
 
@@ -231,20 +232,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=4,
-        minutes=75,
-        hints=(
-            "Keep a log-sum-exp beside every output: two attentions over disjoint key sets merge exactly "
-            "with weights 1/(1 + exp(l2 - l1)).",
-            "Sort queries and keys by their buckets, attend block t to block t, and put the queries "
-            "back in their order at the end; keys need no un-sorting.",
-            "Sampled columns count keys/S times each: add log(keys/S) to their log-sum-exp. Samples of "
-            "the own block are hidden, since the block has counted them already.",
-        ),
-        prerequisites=("attention",),
-        parts=("bucket and sort", "blocks and samples", "the causal recursion"),
-    ),
+    exercise=EXERCISE,
     notes=(
         "In the authors' float32 and float64 path the mask of own-block samples is ignored: "
         "exclude_own_block=False does the same.",

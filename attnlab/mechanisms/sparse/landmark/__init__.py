@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def example(
@@ -396,20 +398,7 @@ EXHIBIT = Exhibit(
             cost=Cost(time="heads blocks block dim", exponent=1.0, grows="blocks", size="blocks"),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=60,
-        hints=(
-            "An exclusive cumulative sum of is_landmark numbers the sections: a landmark belongs to the "
-            "block it closes.",
-            "Two softmaxes: one inside every past block, and one over the past landmarks together with "
-            "the tokens of the query's own section. Leave the query's own landmark out of both.",
-            "Multiply the weights inside a block by its landmark's probability and set the landmark's "
-            "own weight to 0; where a row has no key at all, return zeros instead of NaN.",
-        ),
-        prerequisites=("attention",),
-        parts=("grouped softmax with section numbers", "bookkeeping of the block cache"),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The released code defines the sections by at most max_groups_for_softmax groups (16 by default), "
         "which collide silently beyond that; here their number is free.",

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def example(
@@ -313,20 +315,7 @@ EXHIBIT = Exhibit(
             cost=Cost(time="batch heads n dim", exponent=1.0, memory_exponent=1.0),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=60,
-        hints=(
-            "Normalised rows serve the routing alone: similarity, top-w lists and the loss. The "
-            "attention scores inside a cluster use the raw queries and keys.",
-            "For each cluster take the w largest columns of the similarity, gather, attend, add the "
-            "result back at the original positions and count how often each position was served.",
-            "Divide by count + 1e-5, and compare original positions, not places in the cluster, in the "
-            "causal mask; the argmax buckets of the loss are another assignment than the top-w lists.",
-        ),
-        prerequisites=("attention",),
-        parts=("a spherical k-means step", "gather, attend, scatter-mean"),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The paper's own code normalises rows by layer norm instead of L2 and keeps separate moving sums "
         "and counts of members; here, as in the public PyTorch port, the means are averages of normalised "

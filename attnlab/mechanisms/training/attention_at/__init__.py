@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 VARIANTS = ("at", "iat", "iat_released", "rp")
 
@@ -273,20 +275,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=60,
-        hints=(
-            "The pooled logit is linear in the attention: logit = sum_t a_t (wo . h_t) + bo.",
-            "So dL/da~ needs no backward pass: the softmax's Jacobian times v, with v as in the card.",
-            "The step goes before the softmax, its norm is over one sentence, and r is a constant.",
-        ),
-        parts=(
-            "derive g_t = a_t (v_t - sum_s a_s v_s)",
-            "show that the random perturbation changes the loss by 0 on average, to first order",
-            "show that (5) equals (4) where the scores of a sentence are not all equal",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The released iAT takes its gradient where the directions have no effect, with the sign "
         "flipped: (6) lowers the loss, it does not raise it.",

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def mine_example(
@@ -431,20 +433,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=2,
-        minutes=40,
-        hints=(
-            "The query of a hop is u M, a vector: scores are the rows of A[x] times it.",
-            "Hide padding before the softmax; a sentence of which nothing is left gets zeros, not NaN.",
-            "Words outside attention_mask cost nothing, however much attention they get.",
-        ),
-        parts=(
-            "prove that (5) under sum alpha = 1 is least when attention is uniform on the active words",
-            "find the input for which the released normalisation gives NaN",
-            "write `mine` as one vectorised NumPy pass",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "eps = 4 bits is the entropy of 16 equal words: shorter sentences always lose a word.",
         "The paper's body was not available beyond its abstract; the authors' code is followed.",

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, Array, Cost, Exercise, Exhibit, Operation, Option, Paper
+from attnlab.contract import REQUIRED, Array, Cost, Exhibit, Operation, Option, Paper
+
+from .exercise import EXERCISE
 
 
 def loss_example(
@@ -314,20 +316,7 @@ EXHIBIT = Exhibit(
             ),
         ),
     ),
-    exercise=Exercise(
-        difficulty=3,
-        minutes=50,
-        hints=(
-            "The score of key x_i is K2[m, x_i]: row = last token, column = key; nothing is divided.",
-            "Repeated keys add up: u collects attention per token, not per position.",
-            "Normalise u before the decoder, and remember that the decoder is K1, not its transpose.",
-        ),
-        parts=(
-            "derive (4) and check it by finite differences",
-            "show that each row of dJ/dK2 sums to 0",
-            "train without the normalisation and compare",
-        ),
-    ),
+    exercise=EXERCISE,
     notes=(
         "The paper analyses gradient flow; its code uses SGD with momentum 0.9, as `train` does.",
         "With residual and normalize both on, the one-hot is added before the norm (our choice).",
