@@ -102,27 +102,27 @@ def project(x, W_qkv, b_qkv, q, kt, v, n_head, counter):
     put = np.zeros(2, x.dtype)
     put[0] = 1
     while True:
-        item = fetch_add(counter, 1)
-        if item >= batch * tiles:
+        item = fetch_add(counter, 1)  # heads apart: a short sequence is one tile
+        if item >= batch * tiles * n_head:
             break
-        b, t = item // tiles, item % tiles
+        h = item % n_head
+        b, t = item // n_head // tiles, item // n_head % tiles
         j0, j1 = t * columns, min((t + 1) * columns, n)
         rows = x[b, j0:j1]
-        for h in range(n_head):
-            of_q, of_k, of_v = h * dim, (n_head + h) * dim, (2 * n_head + h) * dim
-            gemm_nt(put, rows, W_qkv[of_q : of_q + dim], q[b, h, j0:j1])
-            gemm_nt(put, rows, W_qkv[of_v : of_v + dim], v[b, h, j0:j1])
-            keys = kt[b, h, t, :, : j1 - j0]
-            gemm_nt(put, W_qkv[of_k : of_k + dim], rows, keys)
-            if b_qkv.size > 0:
+        of_q, of_k, of_v = h * dim, (n_head + h) * dim, (2 * n_head + h) * dim
+        gemm_nt(put, rows, W_qkv[of_q : of_q + dim], q[b, h, j0:j1])
+        gemm_nt(put, rows, W_qkv[of_v : of_v + dim], v[b, h, j0:j1])
+        keys = kt[b, h, t, :, : j1 - j0]
+        gemm_nt(put, W_qkv[of_k : of_k + dim], rows, keys)
+        if b_qkv.size > 0:
+            for d in range(dim):
+                added = b_qkv[of_k + d]
+                for j in range(j1 - j0):
+                    keys[d, j] += added
+            for j in range(j0, j1):
                 for d in range(dim):
-                    added = b_qkv[of_k + d]
-                    for j in range(j1 - j0):
-                        keys[d, j] += added
-                for j in range(j0, j1):
-                    for d in range(dim):
-                        q[b, h, j, d] += b_qkv[of_q + d]
-                        v[b, h, j, d] += b_qkv[of_v + d]
+                    q[b, h, j, d] += b_qkv[of_q + d]
+                    v[b, h, j, d] += b_qkv[of_v + d]
 
 
 @worker
