@@ -23,11 +23,14 @@ HERE = Path(__file__).parent
 SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
-@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
-def test_simulated(name: str) -> None:
+# The authors' images and networks are small, but the simulator takes a minute for each.
+LONG = {"salient_relevance"}
+
+
+def simulate(name: str, *flags: str) -> None:
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": SEARCH}
     done = subprocess.run(
-        [sys.executable, str(HERE / "simulate.py"), name],
+        [sys.executable, str(HERE / "simulate.py"), name, *flags],
         env=env,
         capture_output=True,
         text=True,
@@ -39,6 +42,17 @@ def test_simulated(name: str) -> None:
     assert results == dict.fromkeys(results, "ok"), "\n".join(
         v for v in results.values() if v != "ok"
     )
+
+
+@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
+def test_simulated(name: str) -> None:
+    simulate(name, *(["--example"] if name in LONG else []))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(LONG))
+def test_simulated_golden(name: str) -> None:
+    simulate(name, "--golden")
 
 
 @pytest.mark.gpu
