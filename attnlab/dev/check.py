@@ -6,18 +6,24 @@ Each check is a function from an exhibit to its complaints; none means the check
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from attnlab import vectors
 from attnlab.bench import agreement
-from attnlab.contract import BACKENDS, FILES, Array, BackendUnavailable, Exhibit
-from attnlab.course.skeleton import functions, reference_source, skeleton
+from attnlab.checks import convert
+from attnlab.contract import BACKENDS, FILES, Array, BackendUnavailable, Exhibit, InputError
+from attnlab.course.answer import answer, broken, load
+from attnlab.course.skeleton import asked, functions, reference_source, skeleton
 from attnlab.paths import lessons_dir, project_root
 
 COMPILE_SECONDS = 6.0  # of all operations in both dtypes, or 64 exhibits cannot be tested
@@ -77,37 +83,103 @@ def golden(exhibit: Exhibit) -> Iterable[str]:
 
 def derivable(exhibit: Exhibit) -> Iterable[str]:
     """The exercise's skeleton comes out of the reference, runs, and solves nothing."""
-    text = skeleton(exhibit)
-    emptied = functions(text)
     solved = functions(reference_source(exhibit))
-    namespace: dict[str, object] = {}
-    exec(compile(text, f"{exhibit.name}.py", "exec"), namespace)
-    for op in exhibit.operations:
-        if op.name not in emptied:
-            yield f"the skeleton lacks {op.name}"
-            continue
-        if ast.get_docstring(emptied[op.name]) is None:
-            yield f"reference.py: {op.name} has no docstring"
-        if ast.dump(ast.Module(emptied[op.name].body, [])) == ast.dump(
-            ast.Module(solved[op.name].body, [])
-        ):
-            yield f"the skeleton still solves {op.name}"
     for part in exhibit.exercise.parts if exhibit.exercise else ():
-        if part.name not in emptied:
+        if part.name not in solved:
             yield f"the exercise's part {part.name} is no function of reference.py"
+            return
+    text = skeleton(exhibit)
+    emptied, namespace = functions(text), vars(load(text, exhibit.name))
+    for name in asked(exhibit):
+        if ast.get_docstring(emptied[name]) is None:
+            yield f"reference.py: {name} has no docstring"
+        try:
+            namespace[name](**dict.fromkeys(inspect.signature(namespace[name]).parameters))
+        except NotImplementedError:
+            continue
+        yield f"the skeleton still solves {name}"
+
+
+def exercise(exhibit: Exhibit) -> Iterable[str]:
+    """Hints in three steps, parts whose examples run, and mistakes that change the result."""
+    found = exhibit.exercise
+    if found is None:
+        yield "the card has no exercise"
+        return
+    if len(found.hints) != 3:
+        yield f"the card has {len(found.hints)} hints; three are wanted"
+    if len(found.mistakes) < 3:
+        yield f"the exercise has {len(found.mistakes)} mistakes; three at least are wanted"
+    right = load(answer(exhibit)[f"{exhibit.name}.py"].decode(), exhibit.name)
+    for part in found.parts:
+        if part.example is None and part.name not in {op.name for op in exhibit.operations}:
+            yield f"part {part.name} is no operation and has no example"
+            continue
+        for n in (1, 2, 5):
+            try:
+                _call(right, exhibit, part.name, n)
+            except Exception as error:
+                yield f"part {part.name}: its example of size {n} raises {error!r}"
+    for mistake in found.mistakes:
+        try:
+            wrong = load(broken(exhibit, mistake), exhibit.name)
+        except (InputError, SyntaxError) as error:
+            yield f"mistake {mistake.name}: {error}"
+            continue
+        names = [op.name for op in exhibit.operations if hasattr(right, op.name)]
+        names += [part.name for part in found.parts if part.name not in names]
+        if not any(_differ(right, wrong, exhibit, name) for name in names):
+            yield f"mistake {mistake.name}: on the examples it changes nothing"
+
+
+SIZES = (5, 9, 16)  # of the examples on which a mistake must show
+
+
+def _differ(right: Any, wrong: Any, exhibit: Exhibit, name: str) -> bool:
+    for n in SIZES:
+        expected = _call(right, exhibit, name, n)
+        try:
+            if not same(expected, _call(wrong, exhibit, name, n)):
+                return True
+        except Exception:
+            return True  # a mistake may also crash
+    return False
+
+
+def _call(functions: Any, exhibit: Exhibit, name: str, n: int) -> Any:
+    """What a function of a standalone file makes of its example: required outputs alone."""
+    op = next((op for op in exhibit.operations if op.name == name), None)
+    if op is None:
+        assert exhibit.exercise is not None
+        part = next(part for part in exhibit.exercise.parts if part.name == name)
+        assert part.example is not None
+        return getattr(functions, name)(**part.example(n, np.random.default_rng(n)))
+    kwargs, _ = convert(op, op.prepared(n) | op.sample(n), "numpy")
+    made = getattr(functions, name)(**kwargs)
+    return {a.keyword: made.get(a.keyword) for a in op.results if not a.optional}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two results are equal to rounding; mappings and sequences are entered."""
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+    if a is None or isinstance(a, str):
+        return bool(a == b)
+    x, y = np.asarray(a), np.asarray(b)
+    if x.shape != y.shape or x.dtype.kind not in "fiub":
+        return x.shape == y.shape and bool((x == y).all())
+    return bool(np.allclose(x, y, rtol=1e-6, atol=1e-9, equal_nan=True))
 
 
 def lesson(exhibit: Exhibit) -> Iterable[str]:
-    """A lesson with claims, and three hints."""
+    """A lesson with claims."""
     file = lessons_dir() / f"{exhibit.name}.py"
     if not file.is_file():
         yield f"no lessons/{file.name}"
     elif "claim(" not in file.read_text(encoding="utf-8"):
         yield f"lessons/{file.name} re-creates no claim"
-    if exhibit.exercise is None:
-        yield "the card has no exercise"
-    elif len(exhibit.exercise.hints) != 3:
-        yield f"the card has {len(exhibit.exercise.hints)} hints; three are wanted"
 
 
 def card(exhibit: Exhibit) -> Iterable[str]:
@@ -145,6 +217,7 @@ CHECKS: dict[str, Callable[[Exhibit], Iterable[str]]] = {
     "agree": agree,
     "vectors": golden,
     "skeleton": derivable,
+    "exercise": exercise,
     "lesson": lesson,
     "card": card,
     "cited": cited,
