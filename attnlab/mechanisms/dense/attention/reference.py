@@ -8,6 +8,17 @@ from jaxtyping import Bool, Float
 from . import EXHIBIT
 
 
+def softmax(
+    S: Float[np.ndarray, "*lead keys"], seen: Bool[np.ndarray, "#*lead keys"]
+) -> Float[np.ndarray, "*lead keys"]:
+    """Softmax of each row over the keys where `seen`; 0 elsewhere, and in a row that sees nothing."""
+    S = np.where(seen, S, -np.inf)
+    top = S.max(axis=-1, keepdims=True)
+    P = np.exp(S - np.where(np.isfinite(top), top, 0))  # a row that sees nothing becomes 0, not NaN
+    total = P.sum(axis=-1, keepdims=True)
+    return P / np.where(total > 0, total, 1)
+
+
 @EXHIBIT.path
 def attend(
     q: Float[np.ndarray, "batch heads n dim"],
@@ -42,13 +53,8 @@ def attend(
     S = np.einsum("bhid,bhjd->bhij", q, k) * (dim**-0.5 if scale is None else scale)
     if bias is not None:
         S = S + bias
+    seen = np.tri(n, keys, keys - n, dtype=bool) if causal else np.ones((n, keys), bool)
     if mask is not None:
-        S = np.where(mask, S, -np.inf)
-    if causal:
-        S = np.where(np.tri(n, keys, keys - n, dtype=bool), S, -np.inf)
-
-    top = S.max(axis=-1, keepdims=True)
-    P = np.exp(S - np.where(np.isfinite(top), top, 0))  # a row that sees nothing becomes 0, not NaN
-    total = P.sum(axis=-1, keepdims=True)
-    A = P / np.where(total > 0, total, 1)
+        seen = seen & mask
+    A = softmax(S, seen)
     return {"out": np.einsum("bhij,bhjd->bhid", A, v), "weights": A}

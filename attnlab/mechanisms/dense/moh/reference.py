@@ -20,6 +20,18 @@ def largest(p: Float[np.ndarray, "*lead m"], K: int) -> Bool[np.ndarray, "*lead 
     return chosen
 
 
+def routed_gates(
+    x: Float[np.ndarray, "batch n channels"], W_r: Float[np.ndarray, "routed channels"], K: int
+) -> tuple[Float[np.ndarray, "batch n routed"], Float[np.ndarray, ""]]:
+    """Equations 1, 2 and 7: gates of the routed heads, K of each token above 0, and aux."""
+    p = softmax(x @ W_r.T)  # (1)
+    T = largest(p, K)
+    r = np.where(T, p, 0)
+    r = K * r / np.maximum(r.sum(axis=-1, keepdims=True), np.finfo(x.dtype).eps)  # (2)
+    aux = len(W_r) * (T.mean(axis=(0, 1)) * p.mean(axis=(0, 1))).sum()  # (7)
+    return r, np.asarray(aux, x.dtype)
+
+
 def two_stage(
     x: Float[np.ndarray, "batch n channels"],
     W_r: Float[np.ndarray, "routed channels"] | None,
@@ -30,17 +42,13 @@ def two_stage(
     top_k: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Equations 1 to 5 and 7: gates (batch, n, n_head) and aux, None where nothing is routed."""
-    S, K, E = n_shared, top_k, n_head - n_shared
+    S, E = n_shared, n_head - n_shared
     s = S * softmax(x @ W_s.T) if W_s is not None else np.ones((*x.shape[:2], S), x.dtype)  # (3)
-    if K == 0:
+    if top_k == 0:
         return np.concatenate([s, np.zeros((*x.shape[:2], E), x.dtype)], axis=-1), None
 
     assert W_r is not None
-    p = softmax(x @ W_r.T)  # (1)
-    T = largest(p, K)
-    r = np.where(T, p, 0)
-    r = K * r / np.maximum(r.sum(axis=-1, keepdims=True), np.finfo(x.dtype).eps)  # (2)
-    aux = np.asarray(E * (T.mean(axis=(0, 1)) * p.mean(axis=(0, 1))).sum(), x.dtype)  # (7)
+    r, aux = routed_gates(x, W_r, top_k)
     if W_h is None:
         return r, aux
     a = 2 * softmax(x @ W_h.T)  # (4)

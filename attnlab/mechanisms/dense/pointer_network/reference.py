@@ -20,6 +20,7 @@ def point(
 
 
 def log_softmax(u: Float[np.ndarray, "slots"]) -> Float[np.ndarray, "slots"]:
+    """Logarithms of equation 4's probabilities; finite scores of any size do not overflow."""
     shifted = u - u.max()
     return shifted - np.log(np.exp(shifted).sum())
 

@@ -114,17 +114,23 @@ def chosen(heads: list[int] | None, h: int) -> np.ndarray:
 
 
 def later_sinks(mean, threshold, alpha, edited):  # type: ignore[no-untyped-def]
-    """(2): the mask of S', (h, n); the first sink of each head is spared, wherever it is."""
+    """(2): the mask of S' (h, n) from column means (h, n), False in heads that are not `edited` (h,).
+
+    The first sink of each head is spared, wherever it is. A key is a sink above `threshold`, or above
+    alpha / n where alpha is given.
+    """
     sinks = mean > (threshold if alpha is None else alpha / mean.shape[1])
     first = np.cumsum(sinks, axis=1) == 1
     return sinks & ~first & edited[:, None]
 
 
 def move(A, sinks, beta):  # type: ignore[no-untyped-def]
-    """(3)-(5) on rows A (h, rows, n)."""
+    """(3)-(5): rows A (h, rows, n) whose sinks (h, n) keep the share beta, and the rest gets theirs.
+
+    Rows keep their sum; one that lies entirely on sinks stays as it is.
+    """
     on_sinks = np.where(sinks[:, None], A, 0)
     free = (1 - beta) * on_sinks.sum(axis=-1, keepdims=True)  # (3)
     R = np.where(sinks[:, None], 0, A)  # (4)
     rho = R.sum(axis=-1, keepdims=True)
-    # A row entirely on sinks has nobody to give to: it stays as it is.
     return np.where(rho > 0, beta * on_sinks + R + free * R / np.where(rho > 0, rho, 1), A)  # (5)

@@ -44,8 +44,7 @@ def taylor_linear_attention(
     Source: equations (1) to (4). The polynomial is at least 1/2 everywhere, so no weight is negative.
     """
     q, k, v = (split_heads(x @ w.T, num_heads) for w in (w_q, w_k, w_v))
-    s = np.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5
-    a = np.tril(1 + s + s**2 / 2)  # (batch, heads, n, n)
+    a = taylor_weights(q, k)
     o = np.einsum("bhij,bhje->bhie", a, v) / (a.sum(-1, keepdims=True) + eps)
 
     phi_k = taylor_map(k)
@@ -62,6 +61,15 @@ def taylor_linear_attention(
             o = np.einsum("bhep,bhp->bhe", KV, phi_q) / below
             out["y_next"][:, t] = merge_heads(o[:, :, None])[:, 0] @ w_o.T
     return out
+
+
+def taylor_weights(
+    q: Float[np.ndarray, "batch heads n feature_dim"],
+    k: Float[np.ndarray, "batch heads n feature_dim"],
+) -> Float[np.ndarray, "batch heads n n"]:
+    """a_tj of equation (3), 0 where key j comes after query t; rows are not normalised."""
+    s = np.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5
+    return np.tril(1 + s + s**2 / 2)
 
 
 def taylor_map(x: Float[np.ndarray, "*rows d"]) -> Float[np.ndarray, "*rows 1+d+d**2"]:

@@ -46,18 +46,30 @@ def attend(
     o = np.empty(v.shape, q.dtype)
     for start in range(0, n, block):
         rows = slice(start, min(start + block, n))
-        Q, K, V = q[:, :, rows], k[:, :, rows], v[:, :, rows]
-        m = Q.shape[2]  # the last block may be short
-        i = np.arange(m)
-
-        D = np.tril(powers(s, np.maximum(i[:, None] - i, 0)))  # (heads, m, m), lambda^(i-j)
-        intra = (np.einsum("bhid,bhjd->bhij", Q, K) * D) @ V
-        inter = powers(s, i + 1)[:, :, None] * (Q @ KV)
-        o[:, :, rows] = intra + inter
-
-        late = powers(s, m - 1 - i)[:, :, None] * K  # what is left of each key at the block's end
-        KV = powers(s, m)[:, None, None] * KV + np.einsum("bhid,bhie->bhde", late, V)
+        o[:, :, rows], KV = scan_block(q[:, :, rows], k[:, :, rows], v[:, :, rows], KV, s)
     return {"o": o, "state": KV}
+
+
+def scan_block(
+    Q: Float[np.ndarray, "batch heads m dim"],
+    K: Float[np.ndarray, "batch heads m dim"],
+    V: Float[np.ndarray, "batch heads m value_dim"],
+    KV: Float[np.ndarray, "batch heads dim value_dim"],
+    s: Float[np.ndarray, "heads"],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The m rows of one block: their output (batch, heads, m, value_dim), and KV after them.
+
+    KV holds what came before the block, as of the row before its first.
+    """
+    m = Q.shape[2]  # the last block may be short
+    i = np.arange(m)
+    D = np.tril(powers(s, np.maximum(i[:, None] - i, 0)))  # (heads, m, m), lambda^(i-j)
+    intra = (np.einsum("bhid,bhjd->bhij", Q, K) * D) @ V
+    inter = powers(s, i + 1)[:, :, None] * (Q @ KV)
+
+    late = powers(s, m - 1 - i)[:, :, None] * K  # what is left of each key at the block's end
+    KV = powers(s, m)[:, None, None] * KV + np.einsum("bhid,bhie->bhde", late, V)
+    return intra + inter, KV
 
 
 def powers(s: Float[np.ndarray, "heads"], exponent: int | np.ndarray) -> np.ndarray:

@@ -8,6 +8,29 @@ from jaxtyping import Float
 from . import EXHIBIT
 
 
+def by_lag(v: Float[np.ndarray, "batch n dim"], table: np.ndarray) -> np.ndarray:
+    """e_t = sum_{j<=t} of v_j weighted by table[t-j], (batch, n, dim): equations (1) to (4).
+
+    An entry of the table is a matrix (v_j @ entry), a vector (element by element) or a number.
+    """
+    n = v.shape[1]
+    e = np.zeros_like(v)
+    for lag in range(n):  # tokens 0 … n-lag-1 reach rows lag … n-1
+        past = v[:, : n - lag]
+        e[:, lag:] += past @ table[lag] if table.ndim == 3 else past * table[lag]
+    return e
+
+
+def by_place(v: Float[np.ndarray, "batch n dim"], table: np.ndarray) -> np.ndarray:
+    """As `by_lag`, with v_j weighted by table[j] whatever t is: a running sum."""
+    n = v.shape[1]
+    if table.ndim == 3:
+        z = np.einsum("bjd,jde->bje", v, table[:n])
+    else:
+        z = v * (table[:n, None] if table.ndim == 1 else table[:n])
+    return np.cumsum(z, axis=1)
+
+
 @EXHIBIT.path
 def extract(
     x: Float[np.ndarray, "batch n dim"],
@@ -40,25 +63,13 @@ def extract(
 
     Raises InputError where x is longer than the tables. Source: equations (1) to (6).
     """
-    n = x.shape[1]
     v = x @ W_shared if kind == "HE" else x
     table = W if kind == "SHE" else w
     assert table is not None  # the declaration has seen to it
-
-    if index == "absolute":
-        if kind == "SHE":
-            z = np.einsum("bjd,jde->bje", v, table[:n])  # (1)
-        else:
-            z = v * (table[:n, None] if kind == "ME" else table[:n])  # (2), (3), (4)
-        e = np.cumsum(z, axis=1)
-    else:
-        e = np.zeros_like(x)
-        for lag in range(n):  # tokens 0 … n-lag-1 reach rows lag … n-1
-            past = v[:, : n - lag]
-            e[:, lag:] += past @ table[lag] if kind == "SHE" else past * table[lag]
+    e = by_lag(v, table) if index == "lag" else by_place(v, table)
 
     a = x * w_adj if kind == "ME" else x @ W_adj  # (5)
     y = e * a
     if sqrt_scale:
-        y = y / np.sqrt(np.arange(1, n + 1, dtype=x.dtype))[:, None]
+        y = y / np.sqrt(np.arange(1, x.shape[1] + 1, dtype=x.dtype))[:, None]
     return {"y": y}  # (6)

@@ -41,6 +41,19 @@ def merge(a1: np.ndarray, l1: np.ndarray, a2: np.ndarray, l2: np.ndarray):
     return c * a1 + (1 - c) * a2, lse
 
 
+def residual(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, idx: np.ndarray, hidden: np.ndarray, scale: float
+):
+    """(out, lse) of the columns idx (batch, heads, S), which stand for all the keys. (4)
+
+    hidden (batch, heads, n, S) is True where a row must not count a sample.
+    """
+    keys, samples = k.shape[2], idx.shape[2]
+    K, V = (np.take_along_axis(x, idx[..., None], 2) for x in (k, v))
+    out, lse = exact(q, K, V, np.where(hidden, -np.inf, 0.0), scale)
+    return out, lse + math.log(keys / samples)
+
+
 def pad(x: np.ndarray, rows: int) -> np.ndarray:
     """Zero rows at the end up to `rows`."""
     return np.pad(x, [(0, 0), (0, 0), (0, rows - x.shape[2]), (0, 0)])
@@ -83,9 +96,7 @@ def attend_all(q: np.ndarray, k: np.ndarray, v: np.ndarray, s: Settings):
         idx = next(s.samples)  # (batch, heads, S), in sorted key order
         row = np.arange(n)[:, None]
         own = (idx[:, :, None] // b == row // qb) & s.exclude_own_block
-        K, V = (np.take_along_axis(x, idx[..., None], 2) for x in (k, v))
-        rest, rest_lse = exact(q, K, V, np.where(own, -np.inf, 0.0), s.scale)
-        out, lse = merge(out, lse, rest, rest_lse + math.log(m / s.sample_size))  # (4)
+        out, lse = merge(out, lse, *residual(q, k, v, idx, own, s.scale))
 
     back = np.empty_like(sort_q)
     np.put_along_axis(back, sort_q, np.arange(n)[:, None], 2)  # sorted row t is query sort_q[t]
