@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from attnlab.explain.examine import Examined
 from attnlab.explain.faithfulness import METRICS
 from attnlab.explain.registry import METHODS
 from attnlab.explain.report import ARROWS, chances, guesses, rows
+from attnlab.lesson.document import document
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7a7a7a")
 DASHES = ("", "7 3", "2 3", "7 3 2 3")
@@ -33,14 +33,8 @@ tr.floor { color: var(--soft); font-style: italic; }
 
 def page(title: str, body: str, foot: str) -> str:
     """The document around a body, in the style of the lessons' pages."""
-    style = Path(__file__).parents[1].joinpath("lesson", "page.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n{body}<footer>{escape(foot)}</footer>\n"
-        "</main>\n</body>\n</html>\n"
-    )
+    whole = f"<h1>{escape(title)}</h1>\n{body}<footer>{escape(foot)}</footer>\n"
+    return document(title, whole, CSS)
 
 
 def table(

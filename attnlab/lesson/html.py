@@ -7,7 +7,6 @@ import io
 import re
 from functools import singledispatch
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -18,6 +17,7 @@ from pygments.util import ClassNotFound
 from rich.console import Console
 
 from attnlab.lesson import pieces, runner, terminal
+from attnlab.lesson.document import document
 
 VERDICT_CLASS = {
     "holds": "holds",
@@ -258,13 +258,7 @@ def page(run: runner.Run) -> str:
     body, contents = _contents("".join(parts))
     head, separator, tail = body.partition("</h1>")
     body = head + separator + contents + tail if separator else contents + body
-    title = escape(run.lesson.title)
-    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     facts = f"attnlab lesson {run.lesson.name}, seed {run.session.seed}"
     facts += ", quick" if run.session.quick else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n{body}"
-        f"<footer>{escape(facts)}; ran in {run.seconds:.1f} s.</footer>\n</main>\n</body>\n</html>\n"
-    )
+    foot = f"<footer>{escape(facts)}; ran in {run.seconds:.1f} s.</footer>\n"
+    return document(run.lesson.title, body + foot)
