@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -85,18 +86,22 @@ def count_ngrams(
     ranges (ngrams, 2) are half-open, (1, 1) where an n-gram does not occur; the empty n-gram
     occurs everywhere. The rank structure makes the other paths fast and is not read here.
     """
-    ranges = []
-    for g in lists(ngram_tokens, ngram_offsets):
-        l, r = 0, len(bwt)
-        for t in g:  # reading order: the text is stored reversed
-            c = t + shift
-            if c >= len(C) - 1:
-                l = r
-                break
-            l, r = (C[c] + np.count_nonzero(bwt[:i] == c) for i in (l, r))
-        ranges.append((l, r) if r > l else (1, 1))
+    ranges = [fm_index_search(bwt, C, g, shift) for g in lists(ngram_tokens, ngram_offsets)]
     found = np.array(ranges, np.int64).reshape(-1, 2)
     return {"ranges": found, "counts": found[:, 1] - found[:, 0]}
+
+
+def fm_index_search(
+    bwt: Int[np.ndarray, "N+1"], C: Int[np.ndarray, "sigma+1"], g: Sequence[int], shift: int
+) -> tuple[int, int]:
+    """(2): rows l <= row < r of the n-gram g in the sorted suffixes; (1, 1) where it is absent."""
+    l, r = 0, len(bwt)
+    for t in g:  # reading order: the text is stored reversed
+        c = t + shift
+        if c >= len(C) - 1:
+            return 1, 1
+        l, r = (C[c] + np.count_nonzero(bwt[:i] == c) for i in (l, r))
+    return (l, r) if r > l else (1, 1)
 
 
 @EXHIBIT.path

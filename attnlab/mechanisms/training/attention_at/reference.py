@@ -62,9 +62,7 @@ def adversarial_step(
         return a, z, np.mean(weight * np.logaddexp(0, wrong * z))
 
     a, logit, L = forward(scores)
-    # Differences of values alone matter; counted from the first word, equal ones give exactly 0.
-    v = np.where(mask, value - value[np.arange(batch), mask.argmax(axis=1)][:, None], 0)
-    slope = a * (v - (a * v).sum(axis=1, keepdims=True))  # d logit / d scores
+    slope = logit_slope(a, value, mask)  # (batch, n)
     # dL / d logit = weight (sigmoid(logit) - label) / B, without the cancellation at label 1
     error = weight * wrong * np.exp(-np.logaddexp(0, -wrong * logit)) / batch
     g = slope * error[:, None]
@@ -129,8 +127,15 @@ def attend(
     return {name: masked_softmax(s, mask) for name, s in scores.items()}
 
 
+def logit_slope(a, value, mask):  # type: ignore[no-untyped-def]
+    """d logit / d scores, (batch, n), where the logit is sum_t a_t value_t: the softmax's slope."""
+    # Differences of values alone matter; counted from the first word, equal ones give exactly 0.
+    v = np.where(mask, value - value[np.arange(len(a)), mask.argmax(axis=1)][:, None], 0)
+    return a * (v - (a * v).sum(axis=1, keepdims=True))
+
+
 def masked_softmax(s, mask):  # type: ignore[no-untyped-def]
-    """(2): masked scores count as 0, then their weights are dropped and the rest renormalised."""
+    """(2), (batch, n): masked scores count as 0, their weights are dropped, the rest renormalised."""
     s = np.where(mask, s, 0)
     e = np.exp(s - s.max(axis=-1, keepdims=True))
     p = np.where(mask, e / e.sum(axis=-1, keepdims=True), 0)
@@ -143,7 +148,7 @@ def unit(g):  # type: ignore[no-untyped-def]
 
 
 def corrected(scores, g, mask, xi):  # type: ignore[no-untyped-def]
-    """(5): steps along normalised differences of scores inside a sentence."""
+    """(5): steps along normalised differences of scores inside a sentence, (batch, n) of length xi."""
     r = np.zeros_like(scores)
     for b, seen in enumerate(mask):
         s = scores[b, seen]
