@@ -68,6 +68,9 @@ def test_the_template_is_a_working_exhibit(tmp_path: Path) -> None:
         subprocess.run(
             [sys.executable, "-m", "attnlab", *shown], cwd=tmp_path, env=env, check=True, timeout=60
         )
+    rules = "[*check.derivable(e), *check.exercise(e)]"
+    code = f"from attnlab.dev import check; from attnlab.registry import find; e = find('running_mean'); assert not {rules}"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, timeout=60)
     command = [
         sys.executable,
         "-m",
