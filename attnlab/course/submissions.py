@@ -42,7 +42,6 @@ _LITTER = {
 _INDIRECT = re.compile(
     rb"importlib|__import__|runpy|\bexec\b|\bopen\b|glob|listdir|scandir|iterdir|walk|read_(?:text|bytes)|\0"
 )
-_IMPORTS = re.compile(rb"[^\n]*\bimport\b[^\n]*")
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -324,8 +323,8 @@ def _reaches(source: bytes, files: set[str]) -> set[str]:
     """
     if _INDIRECT.search(source):
         return files
-    lines = _IMPORTS.findall(source.replace(b"\\\r\n", b" ").replace(b"\\\n", b" "))
-    words = {word.decode() for line in lines for word in _WORD.findall(line)}
+    lines = source.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines()
+    words = {w.decode() for line in lines if b"import" in line for w in _WORD.findall(line)}
     return {file for file in files if file.removesuffix(".py") in words}
 
 
