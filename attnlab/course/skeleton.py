@@ -76,15 +76,20 @@ def _intro(exhibit: Exhibit, assignment: Assignment) -> str:
 
 
 def _returns(op: Operation) -> str:
-    required = [a.keyword for a in op.results if not (a.optional or a.when)]
-    keys = ", ".join(f'"{name}"' for name in required)
-    if not keys:
-        return "a dictionary of its outputs"
-    bare = f", or {required[0]} alone" if len(required) == 1 else ""
-    optional = len(required) < len(op.results)
-    return f"a dictionary with {keys}{bare}" + (
-        "; other outputs are not graded" if optional else ""
-    )
+    specs = [a for a in op.results if not a.optional]
+    always = [a.keyword for a in specs if not a.when]
+    text = f"a dictionary with {_quoted(always)}" if always else "a dictionary"
+    if len(specs) == 1 and always:
+        text += f", or {always[0]} alone"
+    for when in dict.fromkeys(a.when for a in specs if a.when):
+        arrays = {a.keyword for a in op.arguments}
+        condition = f"{when} is given" if when in arrays else when
+        text += f"; {_quoted([a.keyword for a in specs if a.when == when])} where {condition}"
+    return text + ("; other outputs are not graded" if len(specs) < len(op.results) else "")
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _about(exhibit: Exhibit, name: str) -> str:

@@ -141,7 +141,7 @@ class _Writer:
         blocks = [
             ("imports", text) for text in ("from __future__ import annotations", *self._imports())
         ]
-        for source in self.pieces.sources:
+        for source in sorted(self.pieces.sources, key=lambda s: s is reference):
             if len(self.pieces.sources) > 1:
                 own = "Asked" if self.empty else "The mechanism"
                 title = own if source is reference else f"Given: {_summary(source)}"
@@ -220,6 +220,7 @@ def _summary(source: Source) -> str:
         return "from the card"
     text = (ast.get_docstring(source.tree) or source.name).split("\n\n")[0].split("\n")[0]
     text = re.sub(r",? for NumPy arrays and torch tensors alike", "", text).split(";")[0]
+    text = re.sub(r" \([^)]*\)", "", text)  # of a paper
     text = re.split(r": |\. ", text.strip().rstrip(".:"))[0]
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
