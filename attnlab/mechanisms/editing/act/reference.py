@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from . import EXHIBIT
 
@@ -101,7 +101,14 @@ def streaming_attend(
     return {"sink_mask": sinks, "out": out[None, :, None], "column_sum": column_sum}
 
 
-def edit(A, visible, beta, threshold, alpha, heads):  # type: ignore[no-untyped-def]
+def edit(
+    A: Float[np.ndarray, "h n n"],
+    visible: Int[np.ndarray, "n"],
+    beta: float,
+    threshold: float,
+    alpha: float | None,
+    heads: list[int] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(1)-(6) on A (h, n, n): column means, S' as a mask, the calibrated map."""
     mean = A.sum(axis=1) / visible.astype(A.dtype)  # (1)
     sinks = later_sinks(mean, threshold, alpha, chosen(heads, len(A)))
@@ -113,8 +120,13 @@ def chosen(heads: list[int] | None, h: int) -> np.ndarray:
     return np.isin(np.arange(h), np.arange(h) if heads is None else heads)
 
 
-def later_sinks(mean, threshold, alpha, edited):  # type: ignore[no-untyped-def]
-    """(2): the mask of S' (h, n) from column means (h, n), False in heads that are not `edited` (h,).
+def later_sinks(
+    mean: Float[np.ndarray, "h n"],
+    threshold: float,
+    alpha: float | None,
+    edited: Bool[np.ndarray, "h"],
+) -> Bool[np.ndarray, "h n"]:
+    """(2): the mask of S' from column means, False in heads that are not `edited`.
 
     The first sink of each head is spared, wherever it is. A key is a sink above `threshold`, or above
     alpha / n where alpha is given.
@@ -124,8 +136,10 @@ def later_sinks(mean, threshold, alpha, edited):  # type: ignore[no-untyped-def]
     return sinks & ~first & edited[:, None]
 
 
-def move(A, sinks, beta):  # type: ignore[no-untyped-def]
-    """(3)-(5): rows A (h, rows, n) whose sinks (h, n) keep the share beta, and the rest gets theirs.
+def move(
+    A: Float[np.ndarray, "h rows n"], sinks: Bool[np.ndarray, "h n"], beta: float
+) -> Float[np.ndarray, "h rows n"]:
+    """(3)-(5): rows A whose sinks keep the share beta, and the other keys get the rest of it.
 
     Rows keep their sum; one that lies entirely on sinks stays as it is.
     """

@@ -24,8 +24,8 @@ def means_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 EXERCISE = Exercise(
-    difficulty=3,
-    minutes=60,
+    difficulty=4,
+    minutes=75,
     hints=(
         "Clusters decide who meets whom, and nothing else: a query attends to the keys that a shared "
         "mean has collected. Every mean takes its w closest members, so that a token may be in "
