@@ -205,10 +205,8 @@ def hold(case: Case, backend: str) -> list[Held]:
         got, rule = made.get(name), case.compare.get(name, "close")
         ranks = declared(op.results, name).ranks if rule == "ties" else None
         if ranks is not None and got is not None and np.shape(got) == value.shape:
-            scores = ranks(arguments, value)
             free = case.atol + case.rtol
-            if np.allclose(ranks(arguments, np.asarray(got)), scores, free, free):
-                got, value = (_canonical(np.asarray(x), scores, free) for x in (got, value))
+            got, value = settle(ranks, arguments, np.asarray(got), value, free)
             rule = "exact"
         rows.append(_held(case, backend, name, got, value, rule))
     rows += [
@@ -306,20 +304,48 @@ def _held(case: Case, backend: str, name: str, made: Any, stored: np.ndarray, ru
     made = made.detach().cpu().numpy() if hasattr(made, "detach") else np.asarray(made)
     if made.shape != stored.shape:
         return row(False, float("inf"), 0.0, f"shape {made.shape}, expected {stored.shape}")
-    if stored.dtype.kind not in "fiub" or rule == "exact":
-        wrong = ~((made == stored) | _both_nan(made, stored))
-        return row(not wrong.any(), float(wrong.sum()), 0.0, _first(wrong, made, stored))
+    wrong, gap, bound = mismatch(made, stored, rule, case.rtol, case.atol)
     if rule in ("set", "ties"):
-        # Order is free along the last axis; "ties" of what a card ranks were dealt with by `hold`.
+        made, stored = np.sort(made, axis=-1), np.sort(stored, axis=-1)
+    if stored.dtype.kind not in "fiub" or rule == "exact":
+        return row(not wrong.any(), float(wrong.sum()), 0.0, _first(wrong, made, stored))
+    error = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
+    tolerance = float(bound.max(initial=case.atol))
+    made, stored = made.astype(np.float64), stored.astype(np.float64)
+    return row(not wrong.any(), error, tolerance, _first(wrong, made, stored))
+
+
+def mismatch(
+    made: np.ndarray, stored: np.ndarray, rule: str, rtol: float, atol: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which elements are wrong, by how much, and how much is allowed, for arrays of one shape.
+
+    NaN equals NaN. By "exact", and where `stored` is text, elements are equal or not (a gap of 0
+    or 1); by "set" and "ties" the order along the last axis is free, and places are those of the
+    sorted rows. What a card ranks ("ties" of a ranked output) is dealt with by `settle`.
+    """
+    if stored.dtype.kind not in "fiub" or rule == "exact":
+        wrong = np.asarray(~((made == stored) | _both_nan(made, stored)))
+        return wrong, wrong.astype(float), np.zeros(stored.shape)
+    if rule in ("set", "ties"):
         made, stored = np.sort(made, axis=-1), np.sort(stored, axis=-1)
     a, b = made.astype(np.float64), stored.astype(np.float64)
     same = (a == b) | _both_nan(a, b)
     with np.errstate(invalid="ignore"):
         gap = np.where(same, 0.0, np.abs(a - b))
-    bound = case.atol + case.rtol * np.abs(np.where(np.isfinite(b), b, 0.0))
-    wrong = ~(gap <= bound)
-    error = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))
-    return row(not wrong.any(), error, float(bound.max(initial=case.atol)), _first(wrong, a, b))
+    bound = atol + rtol * np.abs(np.where(np.isfinite(b), b, 0.0))
+    return ~(gap <= bound), gap, bound
+
+
+def settle(
+    ranks: Any, arguments: Mapping[str, Any], got: np.ndarray, value: np.ndarray, free: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both tables of indices with ties in one order, where their rows are ranked alike: what is
+    then left to compare is exact."""
+    scores = ranks(arguments, value)
+    if not np.allclose(ranks(arguments, got), scores, free, free):
+        return got, value
+    return _canonical(got, scores, free), _canonical(value, scores, free)
 
 
 def _canonical(rows: np.ndarray, scores: np.ndarray, free: float) -> np.ndarray:

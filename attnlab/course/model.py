@@ -87,6 +87,7 @@ class Outcome:
     inputs: str = ""  # a short description: sizes, options, shapes
     printed: str = ""  # the beginning of what the submission printed
     seconds: float = 0.0
+    note: str = ""  # for the instructor alone: our own traceback where the grader failed
 
     @property
     def passed(self) -> bool:
