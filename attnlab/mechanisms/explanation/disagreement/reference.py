@@ -63,9 +63,7 @@ def aggregate_attention(
     want: frozenset[str] = frozenset(),
 ) -> dict[str, np.ndarray | None]:
     """Average (10), rollout (8) and flow (9) of token 0. Rows of zeros (padding) become the identity."""
-    n = attention.shape[-1]
-    A = attention.mean(2) + np.eye(n, dtype=attention.dtype)  # (batch, layers, n, n)
-    A /= A.sum(-1, keepdims=True)
+    A = with_residual(attention)  # (batch, layers, n, n)
     row = A[:, -1, 0]  # (batch, n): one row of the product, from the top layer down
     for layer in reversed(range(A.shape[1] - 1)):
         row = np.einsum("bj,bjk->bk", row, A[:, layer])
@@ -77,6 +75,14 @@ def aggregate_attention(
     }
 
 
+def with_residual(
+    attention: Float[np.ndarray, "batch layers heads n n"],
+) -> Float[np.ndarray, "batch layers n n"]:
+    """A of (8): the heads' mean and the stream that passes by, rows summing to 1."""
+    A = attention.mean(2) + np.eye(attention.shape[-1], dtype=attention.dtype)
+    return A / A.sum(-1, keepdims=True)
+
+
 def flows(A: Float[np.ndarray, "layers n n"]) -> list[float]:
     """(9): the maximum flow from (L, 0) to (0, t) for every t, by shortest augmenting paths."""
     layers, n = A.shape[:2]
@@ -84,12 +90,12 @@ def flows(A: Float[np.ndarray, "layers n n"]) -> list[float]:
     for layer in range(layers):
         room[layer + 1, :, layer] = A[layer]
     room = room.reshape((layers + 1) * n, (layers + 1) * n)
-    return [max_flow(room.copy(), layers * n, target) for target in range(n)]
+    return [max_flow(room, layers * n, target) for target in range(n)]
 
 
 def max_flow(room: Float[np.ndarray, "nodes nodes"], source: int, target: int) -> float:
     """Edmonds-Karp; what a path uses up may be sent back along it."""
-    total = 0.0
+    room, total = room.copy(), 0.0
     while (path := shortest_path(room, source, target)) is not None:
         used = room[path[:-1], path[1:]].min()
         room[path[:-1], path[1:]] -= used

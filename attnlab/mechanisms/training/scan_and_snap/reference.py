@@ -33,7 +33,7 @@ def loss(
 
 
 def forward(keys, m, K1, K2, normalize=True, residual=False):  # type: ignore[no-untyped-def]
-    """(1)-(3) of one sequence: attention b over the keys, f, the norm it was divided by, alpha."""
+    """(1)-(3) of one sequence: b of each key, f (M,), the norm it was divided by, alpha (M,)."""
     b = softmax(K2[m, keys])  # (1)
     u = np.zeros(len(K1), K1.dtype)
     np.add.at(u, keys, b)  # (2): repeated keys add up
@@ -42,6 +42,15 @@ def forward(keys, m, K1, K2, normalize=True, residual=False):  # type: ignore[no
     norm = np.sqrt(u @ u) if normalize else u.dtype.type(1)
     f = u / norm
     return b, f, norm, softmax(K1 @ f)  # (3)
+
+
+def backward(keys, n, K1, b, f, norm, alpha):  # type: ignore[no-untyped-def]
+    """(4) of one sequence with next token n: dJ/dK1 (M, M), and dJ/ds of each key's score."""
+    g = alpha.copy()
+    g[n] -= 1
+    df = K1.T @ g
+    du = (df - f * (f @ df)) / norm
+    return np.outer(g, f), b * (du[keys] - b @ du[keys])
 
 
 @EXHIBIT.path
@@ -72,13 +81,9 @@ def train(
             keys, m = sequence[:-1], sequence[-1]
             b, f, norm, alpha = forward(keys, m, K1, K2)
             J -= np.log(alpha[n]) / len(labels)
-            g = alpha.copy()
-            g[n] -= 1
-            g /= len(labels)
-            d1 += np.outer(g, f)  # (4)
-            df = K1.T @ g
-            du = (df - f * (f @ df)) / norm
-            np.add.at(d2[m], keys, b * (du[keys] - b @ du[keys]))
+            dK1, ds = backward(keys, n, K1, b, f, norm, alpha)
+            d1 += dK1 / len(labels)
+            np.add.at(d2[m], keys, ds / len(labels))
         losses.append(J)
         v1, v2 = momentum * v1 + d1, momentum * v2 + d2  # (5)
         K1, K2 = K1 - lr_y * v1, K2 - lr_z * v2
