@@ -1,0 +1,292 @@
+"""The trusted end of one forked child: one exchange at a time, under every limit at once.
+
+The child is believed in nothing. What it sends is bounded before it is read; how it ended is told
+by the kernel and the server; between exchanges it is stopped, so that no thread of it runs on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attnlab.course.inside import codec
+from attnlab.course.model import Status
+from attnlab.course.sandbox import processes
+
+if TYPE_CHECKING:
+    from attnlab.course.sandbox.server import Sandbox
+
+TICK = 0.1  # seconds between looks at CPU time, processes and files
+CONFINING = 10.0  # seconds a child may take to confine itself
+EXTRA = 4 << 20  # bytes of an answer beyond the limit on what a function returns
+
+
+@dataclass
+class Answer:
+    """What one exchange came to. `status` "" is an answer in `header` and `arrays`, whatever it
+    says; else the child is gone and `error` tells why."""
+
+    status: Status | str = ""
+    header: dict[str, Any] = field(default_factory=dict)
+    arrays: list[np.ndarray] = field(default_factory=list)
+    error: str = ""
+    printed: str = ""
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+class Child:
+    """A process that holds one module of a submission. Raises SandboxError where it cannot be made."""
+
+    def __init__(self, sandbox: Sandbox):
+        self.sandbox, self.limits = sandbox, sandbox.limits
+        self.link, theirs = socket.socketpair()
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.output, write = os.pipe()
+        self.pidfd, self.alive = -1, True
+        try:
+            self.number = sandbox.fork(theirs, write)
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            theirs.close()
+            os.close(write)
+        os.set_blocking(self.output, False)
+        self._hello()
+
+    def exchange(
+        self, header: dict[str, Any], arrays: Sequence[np.ndarray], seconds: float, cpu: float
+    ) -> Answer:
+        """Send one request and wait for its answer, at most that long."""
+        nonce = secrets.token_hex(8)
+        waiting = memoryview(codec.frame(header | {"nonce": nonce}, arrays))
+        began, spent = time.monotonic(), processes.cpu_seconds(self.pid)
+        processes.send(self.pidfd, signal.SIGCONT)
+        text, printed, look = _Incoming(self._limit), bytearray(), began + TICK
+        answer = Answer()
+        poll = select.poll()
+        poll.register(self.link, select.POLLIN | select.POLLOUT)
+        poll.register(self.output, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
+        while not text.complete and not answer.status:
+            now = time.monotonic()
+            if now >= began + seconds:
+                answer.status, answer.error = "timeout", f"took more than {seconds:g} s"
+                break
+            if now >= look:
+                answer.status, answer.error = self._over(spent, cpu)
+                look = now + TICK
+                continue
+            events = dict(poll.poll(1000 * min(look - now, began + seconds - now) + 1))
+            if self.output in events:
+                printed += self._drain(len(printed))
+                if len(printed) > self.limits.output << 10:
+                    answer.status = "output"
+                    answer.error = f"printed more than {self.limits.output} KiB"
+                elif events[self.output] & select.POLLHUP and not self._ended():
+                    poll.unregister(self.output)  # the submission closed it
+            at_link = events.get(self.link.fileno(), 0)
+            if at_link & select.POLLOUT:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    waiting = waiting[self.link.send(waiting) :]
+                if not waiting:
+                    poll.modify(self.link, select.POLLIN)
+            if at_link & (select.POLLIN | select.POLLHUP | select.POLLERR) or self._ended():
+                try:
+                    open_still = text.read(self.link)
+                except codec.Malformed as error:
+                    answer.status, answer.error = "bad value", f"returned {error}"
+                    break
+                if not text.complete and (not open_still or self._ended()):
+                    answer.status = "crashed"
+        answer.wall = time.monotonic() - began
+        answer.cpu = max(0.0, processes.cpu_seconds(self.pid) - spent)
+        if not answer.status:
+            self._take(answer, text, nonce)
+        processes.send(self.pidfd, signal.SIGSTOP)
+        printed += self._drain(len(printed))
+        if answer.status:
+            self._end(answer, bytes(printed))
+        answer.printed = bytes(printed[: self.limits.output << 10]).decode("utf-8", "replace")
+        return answer
+
+    def close(self) -> None:
+        """End the child and wait for it; where it may have started others, all of the sandbox."""
+        if not self.alive:
+            return
+        self.alive = False
+        processes.send(self.pidfd)
+        if self.limits.processes > 1 or self.sandbox.report(self.number) is None:
+            self.sandbox.kill()
+        self._close()
+
+    def drop(self) -> None:
+        """Let go: the whole sandbox is about to be killed."""
+        processes.send(self.pidfd)
+        self._close()
+
+    def _hello(self) -> None:
+        """The child's first words: that it is confined; the kernel adds its process number."""
+        from attnlab.course.sandbox.server import SandboxError
+
+        self.pid = 0
+        text, deadline = b"", time.monotonic() + CONFINING
+        try:
+            while len(text) < codec.PREFIX.size or len(text) < self._whole(text):
+                self.link.settimeout(max(0.01, deadline - time.monotonic()))
+                more, ancillary, _, _ = self.link.recvmsg(1 << 16, 1024)
+                if not more:
+                    raise OSError("it ended")
+                text += more
+                for level, kind, data in ancillary:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                        self.pid = struct.unpack("3i", data[:12])[0]
+            self.sandbox.holds = tuple(codec.parse(text[codec.PREFIX.size :])["ready"])
+            self.pidfd = os.pidfd_open(self.pid)
+        except (OSError, codec.Malformed, KeyError) as error:
+            said = self._drain(0).decode("utf-8", "replace").strip().splitlines()
+            self._close()
+            self.sandbox.kill()
+            raise SandboxError(
+                f"a process could not be confined: {said[-1] if said else error}"
+            ) from None
+        self.link.settimeout(0)
+
+    @staticmethod
+    def _whole(text: bytes) -> int:
+        return codec.PREFIX.size + sum(codec.prefix(text[: codec.PREFIX.size], 0))
+
+    @property
+    def _limit(self) -> int:
+        return 2 * (int(self.limits.reply) << 20) + EXTRA
+
+    def _take(self, answer: Answer, text: _Incoming, nonce: str) -> None:
+        try:
+            answer.header = codec.parse(text.header)
+            if answer.header.get("nonce") != nonce:
+                answer.status, answer.error = "crashed", "it answered what was not asked"
+                return
+            answer.arrays = codec.unpack(text.archive)
+        except codec.Malformed as error:
+            answer.status, answer.error = "bad value", f"returned {error}"
+
+    def _over(self, spent: float, cpu: float) -> tuple[Status | str, str]:
+        """("", "") while the child keeps within CPU time, processes and files."""
+        if processes.cpu_seconds(self.pid) - spent > cpu:
+            return "timeout", f"took more than {cpu:g} s of CPU time"
+        scratch, most = self.sandbox.scratch, max(64, 4 * self.limits.file) << 20
+        if scratch is not None and processes.folder_bytes(scratch, most) >= most:
+            return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
+        if self.limits.processes > 1:
+            count = len(processes.descendants(self.pid)) + 1
+            if count > self.limits.processes:
+                return "crashed", f"ran more than {self.limits.processes} processes"
+        return "", ""
+
+    def _drain(self, so_far: int) -> bytes:
+        """What was printed since; reading ends a little beyond the limit."""
+        parts, limit = [], (self.limits.output << 10) + 1 - so_far
+        with contextlib.suppress(BlockingIOError):
+            while limit > 0 and (part := os.read(self.output, min(limit, 1 << 16))):
+                parts.append(part)
+                limit -= len(part)
+        return b"".join(parts)
+
+    def _ended(self) -> bool:
+        return bool(select.select([self.pidfd], [], [], 0)[0])
+
+    def _end(self, answer: Answer, printed: bytes) -> None:
+        """Kill what is left and say how it ended."""
+        self.alive = False
+        processes.send(self.pidfd)
+        report = self.sandbox.report(self.number)
+        if report is None or self.limits.processes > 1:
+            self.sandbox.kill()
+        if answer.status == "crashed" and not answer.error:
+            answer.status, answer.error = _ending(report, printed)
+        self._close()
+
+    def _close(self) -> None:
+        self.alive = False
+        self.link.close()
+        os.close(self.output)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+
+
+class _Incoming:
+    """A frame as it comes in; it is never let grow beyond what its limit allows."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.start = bytearray()
+        self.body: bytearray | None = None
+        self.at = self.lengths = 0
+        self.split = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.body is not None and self.at == len(self.body)
+
+    @property
+    def header(self) -> bytes:
+        return bytes(self.body[: self.split]) if self.body is not None else b""
+
+    @property
+    def archive(self) -> bytes:
+        return bytes(self.body[self.split :]) if self.body is not None else b""
+
+    def read(self, link: socket.socket) -> bool:
+        """Take what is there; False at the end of the stream. Raises Malformed."""
+        try:
+            while not self.complete:
+                if self.body is None:
+                    got = link.recv(codec.PREFIX.size - len(self.start))
+                    self.start += got
+                    if len(self.start) == codec.PREFIX.size:
+                        header, archive = codec.prefix(bytes(self.start), self.limit)
+                        self.split, self.body = header, bytearray(header + archive)
+                    if not got:
+                        return False
+                else:
+                    count = link.recv_into(memoryview(self.body)[self.at :])
+                    if not count:
+                        return False
+                    self.at += count
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+        return True
+
+
+def _ending(report: dict[str, Any] | None, printed: bytes) -> tuple[Status, str]:
+    """(status, what happened) of a child that ended of itself, by the server's report."""
+    if report is None:
+        return "crashed", "the process and the server beside it are gone"
+    status = report["status"]
+    if os.WIFEXITED(status):
+        return "crashed", f"the process ended itself with exit code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    if number == signal.SIGXCPU:
+        return "timeout", "took more CPU time than an exercise may"
+    if b"bad_alloc" in printed or b"allocate memory" in printed:
+        return "memory", "ran out of memory"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    said = {"SIGSEGV": "a segmentation fault", "SIGKILL": "killed", "SIGABRT": "aborted"}
+    return "crashed", f"the process died of {name}" + (f" ({said[name]})" if name in said else "")

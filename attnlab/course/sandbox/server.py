@@ -1,0 +1,298 @@
+"""One submission's sandbox: its files, the confined server that forks for them, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from attnlab.contract import InputError
+from attnlab.course.config import Limits
+from attnlab.course.model import Track
+from attnlab.course.sandbox import processes, system
+from attnlab.course.sandbox.packages import IMPORTS, importable
+from attnlab.course.sandbox.session import Session
+
+INSIDE = Path(__file__).resolve().parents[1] / "inside"
+MIB = 1 << 20
+STARTING = 60.0  # seconds a server may take over its imports on a busy machine
+ENVIRONMENT = {
+    "LANG": "C.UTF-8", "HOME": "/tmp", "USER": "student", "LOGNAME": "student", "TMPDIR": "/tmp",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+}  # fmt: skip
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed: the grader's fault or the machine's, never the submission's."""
+
+
+class Sandbox:
+    """Runs one submission's files on one track. A context manager.
+
+    files: relative path -> content. packages: distributions that may be imported besides the
+    track's. Use it from one thread, which must outlive it: the kernel kills the server when the
+    thread that started it ends. Raises InputError for impossible file names, unknown packages and
+    an unknown level, SandboxError where the server does not start.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        track: Track,
+        limits: Limits,
+        level: str,
+        packages: tuple[str, ...] = (),
+    ):
+        self.files, self.track, self.limits, self.level = dict(files), track, limits, level
+        if level not in ("bubblewrap", "landlock", "none"):
+            raise InputError(f"isolation must be bubblewrap, landlock or none, but is {level!r}")
+        self.packages = importable(track, tuple(packages))
+        self.holds: tuple[str, ...] = ()  # what a child said of its confinement
+        self.server_pid = 0
+        self._root: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._reports: dict[int, dict[str, Any]] = {}
+        self._number = 0
+        self._sessions: list[Session] = []
+
+    def __enter__(self) -> Sandbox:
+        try:
+            self._prepare()
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def load(self, module: str) -> Session:
+        """A child that imports module.py; whatever the submission does wrong is in its status."""
+        session = Session(self, module)
+        self._sessions.append(session)
+        session.open()
+        return session
+
+    def close(self) -> None:
+        """End every process of this submission and remove its files."""
+        for session in self._sessions:
+            session.abandon()
+        self._sessions.clear()
+        self.kill()
+        if self._root is not None:
+            processes.remove(self._root)
+            self._root = None
+
+    # what sessions use
+
+    def fork(self, data: socket.socket, output: int) -> int:
+        """Start a child that speaks on `data` and prints to `output`; its number."""
+        if self._process is None:
+            self._start()
+        self._number += 1
+        limits, landlock = self.limits, None
+        if self.level == "landlock":
+            landlock = {"read": self._readable(), "write": ["/dev/null"]}
+        order = {
+            "do": "fork",
+            "child": self._number,
+            "reply": int(limits.reply * MIB),
+            "confine": {
+                "memory": processes.address_space(self.server_pid) + int(limits.memory * MIB),
+                "file": int(limits.file * MIB),
+                "files": 256,
+                "cpu": int(limits.start + 2 * max(limits.budget, limits.cpu)) + 10,
+                "processes": limits.processes,
+                "landlock": landlock,
+                "kills": limits.processes > 1 and self.level == "bubblewrap",
+                "attributes": self.level == "bubblewrap",
+            },
+        }
+        assert self._control is not None
+        try:
+            socket.send_fds(self._control, [json.dumps(order).encode()], [data.fileno(), output])
+        except OSError as error:
+            self.kill()
+            raise SandboxError(f"the sandbox's server is gone ({error})") from None
+        return self._number
+
+    def report(self, number: int, seconds: float = 1.0) -> dict[str, Any] | None:
+        """How a child ended, by the server's word; None where the server does not answer in time."""
+        deadline = time.monotonic() + seconds
+        while number not in self._reports and self._control is not None:
+            left = deadline - time.monotonic()
+            ready = select.select([self._control], [], [], max(0.0, left))[0]
+            if not ready:
+                return None
+            message, _ = self._receive()
+            if message is None:
+                return None
+            if "ended" in message:
+                self._reports[message["ended"]] = message
+        return self._reports.pop(number, None)
+
+    def kill(self) -> None:
+        """End the server and all that it started, at once. The next session starts another."""
+        if self._process is not None:
+            if self.level != "bubblewrap":
+                processes.kill_tree(self.server_pid)
+            self._process.kill()
+            self._process.wait()
+            if self.server_pid:
+                processes.wait_gone(self.server_pid, 2.0)
+            self._process = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self.server_pid = 0
+        self._reports.clear()
+
+    @property
+    def scratch(self) -> Path | None:
+        """The sessions' temporary folder, where it lies on this machine's own disk."""
+        return self._root / "tmp" if self._root and self.level != "bubblewrap" else None
+
+    # starting
+
+    def _prepare(self) -> None:
+        self._root = Path(tempfile.mkdtemp(prefix="attnlab-"))
+        for name in ("submission", "tmp", "packages", "empty"):
+            (self._root / name).mkdir()
+        for name, content in self.files.items():
+            parts = PurePosixPath(name).parts
+            if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+                raise InputError(f"files: {name!r} is no path inside a submission")
+            path = self._root.joinpath("submission", *parts)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            except OSError as error:
+                raise InputError(f"files: {name!r} cannot be written ({error.strerror})") from None
+        cpuinfo = self._root / "cpuinfo"
+        with contextlib.suppress(OSError):
+            cpuinfo.write_bytes(Path("/proc/cpuinfo").read_bytes())
+        for name, real in self.packages.items():
+            (self._root / "packages" / name).symlink_to(real)
+
+    def _start(self) -> None:
+        if self._root is None:
+            self._prepare()
+        assert self._root is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.settimeout(STARTING)
+        self._control = ours
+        with theirs, tempfile.TemporaryFile() as said:
+            self._process = subprocess.Popen(
+                self._command(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=ENVIRONMENT,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
+            theirs.close()
+            try:
+                ours.send(json.dumps(self._setup()).encode())
+                hello, self.server_pid = self._receive()
+            except OSError as error:
+                hello, problem = None, str(error)
+            else:
+                problem = "it ended"
+            if hello is None:
+                text = self._last_words(said)
+                self.kill()
+                raise SandboxError(f"the sandbox ({self.level}) does not start: {text or problem}")
+
+    def _setup(self) -> dict[str, Any]:
+        assert self._root is not None
+        inside = self.level == "bubblewrap"
+        return {
+            "library": "/packages" if inside else str(self._root / "packages"),
+            "submission": "/submission" if inside else str(self._root / "submission"),
+            "temporary": "/tmp" if inside else str(self._root / "tmp"),
+            "imports": [name for name in IMPORTS[self.track] if name in self.packages],
+            "parent": 0 if inside else os.getpid(),  # bubblewrap sees to that itself
+        }
+
+    def _command(self, fd: int) -> list[str]:
+        python = str(system.python())
+        if self.level != "bubblewrap":
+            return [python, "-I", "-S", str(INSIDE / "worker.py"), str(fd)]
+        root, args = str(self._root), ["--unshare-all", "--die-with-parent", "--new-session"]
+        args += ["--cap-drop", "ALL"]
+        for place in system.roots():
+            args += ["--ro-bind", str(place), str(place)]
+        for target, path in system.links():
+            args += ["--symlink", target, path]
+        for place in system.hidden():
+            args += ["--ro-bind", f"{root}/empty", str(place)]
+        for file in system.FILES:
+            args += ["--ro-bind-try", file, file]
+        args += ["--ro-bind", python, python]
+        args += ["--ro-bind-try", f"{root}/cpuinfo", "/proc/cpuinfo"]
+        for name, real in self.packages.items():
+            args += ["--ro-bind", str(real), f"/packages/{name}"]
+        args += [
+            "--ro-bind",
+            str(INSIDE),
+            "/worker",
+            "--ro-bind",
+            f"{root}/submission",
+            "/submission",
+        ]
+        args += ["--dev", "/dev"]
+        if _takes_size():
+            args += ["--size", str(max(64, 4 * self.limits.file) * MIB)]
+        args += ["--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+        program = shutil.which("bwrap") or "bwrap"
+        return [program, *args, "--", python, "-I", "-S", "/worker/worker.py", str(fd)]
+
+    def _readable(self) -> list[str]:
+        """What Landlock lets a child read."""
+        assert self._root is not None
+        own = [str(self._root / name) for name in ("submission", "packages", "cpuinfo")]
+        devices = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/proc/cpuinfo"]
+        return [*system.visible(), *map(str, self.packages.values()), *own, *devices]
+
+    def _receive(self) -> tuple[dict[str, Any] | None, int]:
+        """(the server's next message or None at its end, its process number as seen from here)."""
+        assert self._control is not None
+        text, ancillary, _, _ = self._control.recvmsg(1 << 20, 1024)
+        pid = 0
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                pid = struct.unpack("3i", data[:12])[0]
+        return (json.loads(text) if text else None), pid
+
+    def _last_words(self, said: IO[bytes]) -> str:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        said.seek(0)
+        lines = said.read(1 << 16).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _takes_size() -> bool:
+    """Whether this bwrap can bound a tmpfs (0.7 and later)."""
+    from attnlab.course.sandbox.levels import bubblewrap_version
+
+    digits = bubblewrap_version().split()[-1:] or ["0"]
+    numbers = [int(n) for n in digits[0].split(".")[:2] if n.isdigit()]
+    return numbers >= [0, 7]
