@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from attnlab import __version__
-from attnlab.cli import bench, cache, catalog, compare, conform, dev, doctor, explain, run
+from attnlab.cli import bench, cache, catalog, compare, conform, course, dev, doctor, explain, run
 
 app = typer.Typer(
     name="attnlab",
@@ -47,6 +47,7 @@ app.command("bench")(bench.bench)
 app.command("conform")(conform.conform)
 explain.register()
 app.add_typer(explain.app, name="explain")
+app.add_typer(course.app, name="course")
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(dev.app, name="dev")
