@@ -10,10 +10,11 @@ from attnlab.contract import Exercise, Mistake, Part
 
 
 def sinks_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Column means of 4 heads, about a third of them above the threshold; half are left alone."""
-    mean = rng.random((4, n))
-    mean[:, 0] *= rng.choice([0.5, 1.0])  # the first sink is not always the first token
-    edited = rng.permutation(4) < 2
+    """Column means of 6 heads, about a third of them above the threshold, token 0 in some heads
+    and not in others; half of the heads are left alone."""
+    mean = rng.random((6, n))
+    mean[:, 0] = np.where(rng.random(6) < 0.4, 0.9, 0.1)
+    edited = rng.permutation(6) < 3
     alpha = float(n * rng.uniform(0.5, 0.7)) if rng.random() < 0.5 else None
     threshold = float(rng.uniform(0.5, 0.7))
     return {"mean": mean, "threshold": threshold, "alpha": alpha, "edited": edited}

@@ -63,7 +63,7 @@ EXERCISE = Exercise(
             "two-softmaxes",
             "p = softmax(S, own | past)",
             "p = softmax(S, own) + softmax(S, past)",
-            "your rows sum to 2: landmarks and the tokens of the own section compete in one joint "
+            "your rows sum to 2 behind a landmark: landmarks and the own section compete in one joint "
             "softmax, not in one each",
         ),
         Mistake(
