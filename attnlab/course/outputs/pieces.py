@@ -10,8 +10,10 @@ from attnlab.course.outputs.text import number, plain
 CSS = """:root { --bar: #0072b2; } @media (prefers-color-scheme: dark) { :root { --bar: #56b4e9; } }
 main { max-width: 72rem; } p, .box { max-width: 52rem; }
 table { font-size: .84rem; } th[scope=row] { font-weight: 500; border-bottom: 1px solid var(--line);
-  position: sticky; left: 0; background: var(--paper); overflow-wrap: anywhere; min-width: 7rem; max-width: 16rem; }
-td { overflow-wrap: anywhere; } td.number, td.mark { white-space: nowrap; overflow-wrap: normal; }
+  position: sticky; left: 0; background: var(--paper); overflow-wrap: anywhere; min-width: 9rem; max-width: 16rem;
+  vertical-align: top; padding-top: .3em; }
+td { overflow-wrap: anywhere; min-width: 8rem; }
+td.number, td.mark { white-space: nowrap; overflow-wrap: normal; min-width: 0; }
 td.passed { color: var(--good); } td.wrong { color: var(--bad); } td.other { color: var(--warn); }
 svg { display: block; max-width: 100%; height: auto; } svg rect { fill: var(--bar); }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg path { stroke: var(--soft); fill: none; }
@@ -25,7 +27,7 @@ svg.small { width: 8rem; } figure { margin: 1em 0; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1em; } .pair > div { min-width: 0; }
 .pair pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .72rem; }
 mark { background: color-mix(in srgb, var(--bar) 22%, transparent); color: inherit; display: block; }
-@media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } th[scope=row] { min-width: 5.5rem; max-width: 8rem; } }
+@media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } th[scope=row] { min-width: 7.5rem; max-width: 8rem; } }
 """
 
 MARKS = {"passed": "✓", "graded": "✓", "wrong": "✗", "not run": "–", "not graded": "–"}

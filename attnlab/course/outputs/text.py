@@ -30,11 +30,11 @@ def number(value: float, digits: int = 4) -> int | float:
     return int(rounded) if rounded.is_integer() else rounded
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, digits: int = 6) -> str:
     """A value of an array in few characters."""
     if isinstance(value, bool) or value is None:
         return str(value)
-    return f"{value:.6g}" if isinstance(value, int | float) else plain(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else plain(value)
 
 
 def file_names(students: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,9 @@ draw the inputs at home.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from attnlab.course.difference import veil
 from attnlab.course.model import Details, Difference, Grade, Outcome
 from attnlab.course.outputs.text import number, one_line, plain, shown
 
@@ -43,10 +45,7 @@ def visible(outcome: Outcome, details: Details) -> Outcome:
             inputs="",
             printed="" if outcome.item.hidden else outcome.printed,
         )
-    if details == "actual-only" and outcome.difference is not None:
-        kept = dataclasses.replace(outcome.difference, expected=None, expected_shape=None)
-        return dataclasses.replace(outcome, difference=kept)
-    return outcome
+    return dataclasses.replace(outcome, difference=veil(outcome.difference, details))
 
 
 def facts(difference: Difference) -> list[tuple[str, str]]:
@@ -60,10 +59,11 @@ def facts(difference: Difference) -> list[tuple[str, str]]:
         rows.append(("dtype", d.dtype))
     if d.first is not None:
         rows.append(("first wrong index", _at(d.first)))
+    got, expected = _both(d.got, d.expected)
     if d.got is not None:
-        rows.append(("yours there", shown(d.got)))
+        rows.append(("yours there", got))
     if d.expected is not None:
-        rows.append(("expected there", shown(d.expected)))
+        rows.append(("expected there", expected))
     if d.error is not None:
         where = f" at {_at(d.worst)}" if d.worst is not None else ""
         limit = f" (allowed: {shown(d.tolerance)})" if d.tolerance is not None else ""
@@ -71,6 +71,15 @@ def facts(difference: Difference) -> list[tuple[str, str]]:
     if d.size:
         rows.append(("differ", f"{d.wrong} of {d.size} elements"))
     return [(term, plain(text)) for term, text in rows]
+
+
+def _both(got: Any, expected: Any) -> tuple[str, str]:
+    """Both values, with as many digits as tell them apart."""
+    for digits in (6, 9, 17):
+        pair = shown(got, digits), shown(expected, digits)
+        if pair[0] != pair[1]:
+            break
+    return pair
 
 
 def _at(index: tuple[int, ...] | None) -> str:
