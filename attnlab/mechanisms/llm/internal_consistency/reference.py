@@ -35,11 +35,7 @@ def isolate_head(
     def split(W: np.ndarray) -> np.ndarray:  # (batch, H or Hkv, n, dim)
         return (hidden @ W.T).reshape(batch, n, -1, dim).transpose(0, 2, 1, 3)
 
-    def rope(z: np.ndarray) -> np.ndarray:
-        turned = np.concatenate([-z[..., dim // 2 :], z[..., : dim // 2]], axis=-1)
-        return z * cos + turned * sin
-
-    q, k, v = rope(split(Wq)), rope(split(Wk)), split(Wv)
+    q, k, v = rope(split(Wq), cos, sin), rope(split(Wk), cos, sin), split(Wv)
     k, v = (np.repeat(x, n_heads // k.shape[1], axis=1) for x in (k, v))  # g(j) = j // (H / Hkv)
     S = np.einsum("bhid,bhjd->bhij", q, k) * dim**-0.5
     S = np.where(np.tri(n, dtype=bool), S, -np.inf)
@@ -56,6 +52,17 @@ def isolate_head(
         "isolated_code": (m * sliced).reshape(batch, n, width),  # (8)
         "isolated_paper": (m * O).reshape(batch, n, -1) @ Wo.T,  # (7)
     }
+
+
+def rope(
+    z: Float[np.ndarray, "*lead n dim"],
+    cos: Float[np.ndarray, "n dim"],
+    sin: Float[np.ndarray, "n dim"],
+) -> Float[np.ndarray, "*lead n dim"]:
+    """Rotary positions of (6): number i of the first half turns with number i of the second."""
+    half = z.shape[-1] // 2
+    turned = np.concatenate([-z[..., half:], z[..., :half]], axis=-1)
+    return z * cos + turned * sin
 
 
 @EXHIBIT.path
