@@ -35,13 +35,13 @@ def answer(exhibit: Exhibit, track: Track = "numpy") -> dict[str, bytes]:
     names = [name for name in asked(exhibit) if name in operations]
     package = f"answer_{exhibit.name}"
     path = f"{exhibit.package}.{FILES[track]}"
-    lines = [
-        f'"""{exhibit.title}: the {track} path."""',
-        "",
-        f"from {renamed(path, package)} import {', '.join(names)}",
-        "",
-        f"__all__ = {names!r}",
-    ]
+    lines = [f'"""{exhibit.title}: the {track} path."""', ""]
+    if track == "numba":  # compiled kernels go where Numba's own cache is
+        lines += ["import os", "import tempfile", "", "folder = tempfile.gettempdir()"]
+        lines += ['folder = os.environ.get("NUMBA_CACHE_DIR", folder)']
+        lines += ['os.environ.setdefault("ATTNLAB_CACHE_DIR", folder)', ""]
+    lines += [f"from {renamed(path, package)} import {', '.join(names)}", ""]
+    lines += [f"__all__ = {names!r}"]
     files = {f"{exhibit.name}.py": ("\n".join(lines) + "\n").encode()}
     for source in closure(path):
         folder = renamed(source.name, package).replace(".", "/")
