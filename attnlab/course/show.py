@@ -169,7 +169,7 @@ def _hanging(head: str, text: str, width: int | None, used: int = 0, style: str 
             indent = 4
         room = max(width - indent, 10)
         first = max(width - used - len(head), 10) if indent == 4 else room
-        folded = []
+        folded: list[str] = []
         for line in lines:
             cut = room if folded else first
             folded += textwrap.wrap(line, cut, drop_whitespace=True) or [""]
@@ -277,7 +277,7 @@ def first_failure(outcomes: Iterable[Outcome]) -> Outcome | None:
     """The failure to look at first: one that ran, of the items that are shown."""
     failed = [o for o in outcomes if not o.passed and not o.item.hidden]
     ran = [o for o in failed if o.status != "not run"]
-    return (ran or failed or [None])[0]
+    return next(iter(ran or failed), None)
 
 
 def failure(outcome: Outcome, width: int | None) -> Text:
@@ -292,12 +292,11 @@ def failure(outcome: Outcome, width: int | None) -> Text:
 
 
 def plain_failure(outcome: Outcome) -> str:
-    """`detail` as text for pytest's report; its first line says what became of the item."""
-    rows = [row for row in detail(outcome) if row[0] not in (outcome.status, "it printed")]
-    rows = [(outcome.status, _fault(outcome)), *rows]
+    """`detail` as text for pytest's report; its first line stands alone in pytest's summary."""
+    rows = [row for row in detail(outcome) if row[0] != "it printed"]
     width = max(len(label) for label, _ in rows)
-    indent = "\n" + " " * (width + 2)
-    return "\n".join(f"{label:<{width}}  {text.replace(chr(10), indent)}" for label, text in rows)
+    lines = [_hanging(f"{label:<{width}}  ", text, None).plain for label, text in rows]
+    return "\n".join([happened(outcome), *lines])
 
 
 def score(grade: Grade) -> str:
