@@ -34,7 +34,8 @@ class Reply:
     memory with an argument. `inputs` are the arguments after the call. `gradients` (torch track)
     have the structure of the arguments named. `error` is one line, `where` the submission's line.
     `seconds` is wall-clock time and `cpu` CPU time of the call, packing left out; a child's own
-    word for them is taken only where the trusted side's clocks bear it out.
+    word for them is taken only where the trusted side's clocks bear it out. `outside` is the CPU
+    time by the trusted side's clock alone, packing and all.
     """
 
     status: Status
@@ -46,6 +47,7 @@ class Reply:
     printed: str = ""
     seconds: float = 0.0
     cpu: float = 0.0
+    outside: float = 0.0
     kinds: Mapping[str, str] = field(default_factory=dict)
     views: frozenset[str] = frozenset()
 
@@ -146,6 +148,7 @@ class Session:
                 printed=answer.printed,
                 seconds=answer.wall,
                 cpu=answer.cpu,
+                outside=answer.cpu,
             )
         header = answer.header
         said: dict[str, Any] = {
@@ -154,6 +157,7 @@ class Session:
             "printed": answer.printed,
             "seconds": _believed(header.get("seconds"), answer.wall, answer.arrays),
             "cpu": _believed(header.get("cpu"), answer.cpu, answer.arrays),
+            "outside": answer.cpu,
         }
         try:
             status = header.get("status")
