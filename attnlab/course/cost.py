@@ -2,10 +2,11 @@
 
 Sizes double as long as the reference takes a few hundredths of a second and arrays stay small; the
 submission is timed on the same inputs, from the smallest size on, until its growth is plain. What
-counts is the time that the trusted process sees around a call: a submission may patch its own
-clock, but not this one. It includes the transfer of the arrays, which is linear, so nothing below
-linear growth is told apart. What a call takes however small it is comes off before the fit.
-A submission that hides its growth behind a long pause is timed further until it shows.
+counts is the CPU time of its process by the trusted side's clock: a submission may patch its own
+clock, but not this one, and a busy machine disturbs it little. It includes the transfer of the
+arrays, which is linear, so nothing below linear growth is told apart. What a call takes however
+small it is comes off before the fit; a submission that hides its growth behind an idle loop is
+timed further until it shows.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from attnlab.course.candidate import Candidate, Verdict, failed, judged
 from attnlab.course.tasks import OperationTask, Question, arrays, seed_of
 
 MARGIN = 0.4  # what a fitted exponent may exceed the claim by
-START, TINY = 32, 2
+START, TINY = 16, 2
 LARGEST_START = 256  # where an exponent that holds only from some size on may begin
-REFERENCE = 0.025  # seconds a call, where sizes end
+REFERENCE = 0.025  # seconds a call, where sizes end …
+LONG, SLOW = 0.25, 0.05  # … in any case, and where drawing inputs is slow
 INPUTS, OUTPUTS = 2 << 20, 8 << 20  # bytes, likewise; optional outputs may be returned, too
 PLAIN = 0.15  # seconds a call that show growth well enough
 VISIBLE = 2.0  # times the least time, below which a call is mostly overhead
 HIDDEN = 4.0  # times the least time, from which on nothing hides behind a pause
-POINTS = 4
+TICK = 1e-6  # seconds, the least that is told
+POINTS, LEAST = 4, 3  # sizes that a fit wants, and can do with
 REPEATS, MORE = 3, 7
 
 
@@ -81,14 +84,15 @@ def ladder(task: OperationTask, exponent: float, seed: int) -> Ladder:
     seconds: dict[int, float] = {}
     n = START
     while True:
-        took, inputs, outputs = _timed(task, n, seed)
-        if inputs > INPUTS or outputs > OUTPUTS:
+        took, draw, inputs, outputs = _timed(task, n, seed)
+        if len(seconds) >= LEAST and (inputs > INPUTS or outputs > OUTPUTS):
             break
         seconds[n] = took
-        if took > (REFERENCE if len(seconds) >= POINTS else 10 * REFERENCE):
+        enough = len(seconds) >= POINTS
+        if took > (REFERENCE if enough else LONG) or (enough and draw > SLOW):
             break
         n *= 2
-    if len(seconds) < 3:
+    if len(seconds) < LEAST:
         raise InputError(
             f"{task.op.exhibit.name}: the reference is too slow, or its arrays too large, for cost "
             "to be judged; say so in the exercise's no_cost"
@@ -96,17 +100,18 @@ def ladder(task: OperationTask, exponent: float, seed: int) -> Ladder:
     return Ladder(task, exponent, seed, seconds, floor)
 
 
-def _timed(task: OperationTask, n: int, seed: int) -> tuple[float, int, int]:
-    """The least of the reference's seconds at size n, and the bytes of inputs and outputs."""
-    best, sizes = float("inf"), (0, 0)
+def _timed(task: OperationTask, n: int, seed: int) -> tuple[float, float, int, int]:
+    """The least of the reference's seconds at size n, those of drawing inputs, and the bytes of
+    inputs and outputs, optional ones among them."""
+    best, draw, inputs, outputs = float("inf"), float("inf"), 0, 0
     for repeat in range(2):
-        given = task.draw(n, seed_of(seed, "cost", n, repeat)).given
-        started = time.perf_counter()
-        made = task.op.exhibit.run(task.name, backend="numpy", want="all", **given)
-        best = min(best, time.perf_counter() - started)
+        begun = time.process_time()
+        given = task.sample(n, seed_of(seed, "cost", n, repeat), task.vary)
+        drawn, started = time.process_time() - begun, time.process_time()
+        made = task.op.exhibit.run(task.name, backend="numpy", **given)
+        best, draw = min(best, time.process_time() - started), min(draw, drawn)
         inputs, outputs = (sum(a.nbytes for a in arrays(x)) for x in (given, made._asdict()))
-        sizes = inputs, outputs
-    return best, *sizes
+    return best, draw, inputs, outputs + task.optional_bytes(given)
 
 
 def growth(seconds: Mapping[int, float], floor: float | None) -> float | None:
@@ -114,7 +119,7 @@ def growth(seconds: Mapping[int, float], floor: float | None) -> float | None:
     least = min(seconds.values()) if floor is None else min(floor, *seconds.values())
     points = {n: s - least for n, s in sorted(seconds.items()) if s > VISIBLE * least}
     last = list(points)[-POINTS:]
-    return float(fit(last, [points[n] for n in last]).slope) if len(last) >= 3 else None
+    return float(fit(last, [points[n] for n in last]).slope) if len(last) >= LEAST else None
 
 
 def judge(candidate: Candidate, plan: Ladder) -> Verdict:
@@ -141,10 +146,10 @@ def measure(
 
     def once(n: int, repeat: int) -> float | Verdict:
         question = plan.question(n, repeat + offset)
-        reply, took = candidate.ask(task.name, question.arguments)
+        reply, _ = candidate.ask(task.name, question.arguments)
         verdict = judged(task, question, reply)
         if verdict.passed:
-            return took
+            return max(float(reply.outside), TICK)
         if verdict.status == "wrong":
             return Verdict("not run", f"the answer at n={n} is wrong, so its cost does not count")
         return failed(reply, task)
@@ -175,7 +180,7 @@ def _beyond(
     verdict: Verdict, seconds: dict[int, float], floor: float | None, plan: Ladder, n: int
 ) -> Verdict:
     """A call over a limit: growth is the fault where smaller sizes show it already."""
-    if verdict.status in ("timeout", "memory") and len(seconds) >= 3:
+    if verdict.status in ("timeout", "memory") and len(seconds) >= LEAST:
         found = growth(seconds, floor)
         if found is not None and found > plan.allowed:
             return Verdict("wrong", f"{slow(plan, found, seconds)}; n={n} went over the limit")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from attnlab.checks import convert, unify
 from attnlab.contract import Array, Exhibit, Group, InputError, Operation, Part
 from attnlab.course.config import Assignment
 from attnlab.course.model import Track
-from attnlab.expressions import evaluate
+from attnlab.expressions import evaluate, names_in
 from attnlab.flat import declared, flatten
 
 RTOL, ATOL = 1e-6, 1e-8  # of float64 answers
@@ -238,6 +239,16 @@ class OperationTask:
             except InputError:
                 continue
         return next((a for a in self.op.arguments if isinstance(a, Array) and a.name == flat), None)
+
+    def optional_bytes(self, given: Mapping[str, Any]) -> int:
+        """What the optional outputs would take, as far as their shapes are declared."""
+        sizes, total = self._sizes(convert(self.op, given, "numpy")[0]), 0
+        for spec in self.op.results_on(self.track):
+            if isinstance(spec, Array) and spec.optional and not spec.family:
+                dims = spec.shape.split(" | ")[0].split()
+                known = all(names_in(d) <= set(sizes) for d in dims if d != "_")
+                total += math.prod(int(evaluate(d, sizes)) for d in dims if d != "_") * 8 * known
+        return total
 
     def _sizes(self, checked: Mapping[str, Any]) -> dict[str, int]:
         """Named dimensions of the call, for diagnoses."""
