@@ -67,15 +67,24 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def leave(folder: Path) -> None:
-    """Take the entries that lie in a submission off the import path, but not Python's own
-    environment, should that lie there."""
+    """Take the entries that lie in a submission off the import path.
+
+    Raises UsageError where something of it was imported before.
+    """
+    sys.path[:] = [entry for entry in sys.path if not _within(Path(entry or "."), folder)]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and _within(Path(file), folder):
+            raise pytest.UsageError(
+                f"--submission: {name} was imported from the submission ({file}), since Python looks "
+                "there first; start pytest from another folder, or as `pytest`"
+            )
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Does a path lie in the submission? Python's own environment may, and is none of it."""
+    path = path.resolve()
     own = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix)]
     own.append(Path(__file__).resolve().parents[2])  # where attnlab itself was imported from
-
-    def stays(entry: str) -> bool:
-        path = Path(entry or ".").resolve()
-        if not path.is_relative_to(folder):
-            return True
-        return any(path.is_relative_to(p) and p.is_relative_to(folder) and p != folder for p in own)
-
-    sys.path[:] = [entry for entry in sys.path if stays(entry)]
+    apart = any(path.is_relative_to(p) and p.is_relative_to(folder) and p != folder for p in own)
+    return path.is_relative_to(folder) and not apart
