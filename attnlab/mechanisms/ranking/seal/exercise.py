@@ -78,18 +78,18 @@ EXERCISE = Exercise(
             "range that is asked for is half-open, so that its length is the count.",
         ),
         Mistake(
-            "n-gram reversed",
-            old="    for t in g:  # reading order",
-            new="    for t in g[::-1]:  # reading order",
-            says="Your counts are those of the n-gram read backwards. The text is already stored in "
-            "reverse: feed the tokens in reading order, first token first.",
-        ),
-        Mistake(
             "symbols up to and including",
             old="(C[c] + np.count_nonzero",
             new="(C[c + 1] + np.count_nonzero",
             says="Your ranges begin too low down the table, by as many rows as the token's symbol "
             "has: C counts the symbols that are strictly smaller.",
+        ),
+        Mistake(
+            "n-gram reversed",
+            old="    for t in g:  # reading order",
+            new="    for t in g[::-1]:  # reading order",
+            says="Your counts are those of the n-gram read backwards. The text is already stored in "
+            "reverse: feed the tokens in reading order, first token first.",
         ),
         Mistake(
             "no shift",
