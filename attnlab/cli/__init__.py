@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from attnlab import __version__
-from attnlab.cli import bench, cache, catalog, compare, conform, course, dev, doctor, explain, run
+from attnlab.cli import (
+    bench,
+    cache,
+    catalog,
+    compare,
+    conform,
+    course,
+    dev,
+    doctor,
+    explain,
+    grade,
+    run,
+)
 
 app = typer.Typer(
     name="attnlab",
@@ -48,6 +60,7 @@ app.command("conform")(conform.conform)
 explain.register()
 app.add_typer(explain.app, name="explain")
 app.add_typer(course.app, name="course")
+app.command("grade")(grade.grade)
 app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(dev.app, name="dev")

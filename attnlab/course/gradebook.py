@@ -28,7 +28,7 @@ FILE = "grades.sqlite"
 _VERSION = 1
 _COLUMNS = (
     "student", "exercise", "track", "status", "score", "points", "public_score", "public_points",
-    "hidden_items", "message", "isolation", "seed", "content", "course", "seconds",
+    "hidden_items", "message", "isolation", "seed", "content", "course", "seconds", "faults",
 )  # fmt: skip
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS grades (
@@ -122,7 +122,8 @@ class Gradebook:
     def put(self, grade: Grade) -> None:
         """Record a grade; an earlier one of the same work is replaced, and stays in `history`."""
         data = grade.to_dict()
-        row = [_storable(data[column]) for column in _COLUMNS] + [time.time()]
+        ours = [grade.status, *(o.status for o in grade.outcomes)].count("grader error")
+        row = [_storable((data | {"faults": ours})[c]) for c in _COLUMNS] + [time.time()]
         marks = ", ".join("?" * len(row))
         with self._transaction():
             self.db.execute(
@@ -132,10 +133,10 @@ class Gradebook:
             self.db.execute(f"INSERT INTO history VALUES ({marks})", row)
 
     def graded(self) -> dict[tuple[str, str, str], Key]:
-        """(student, exercise, track) -> what its grade was made from. A grader's own failure is
-        no grade: it is left out, and so tried again."""
+        """(student, exercise, track) -> what its grade was made from. A grade
+        with a failure of the grader's own in it is left out, and so tried again."""
         rows = self.db.execute(
-            "SELECT student, exercise, track, content, course, seed FROM grades WHERE status != 'grader error'"
+            "SELECT student, exercise, track, content, course, seed FROM grades WHERE faults = 0"
         )
         return {(row[0], row[1], row[2]): Key(*row[3:]) for row in rows}
 

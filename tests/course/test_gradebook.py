@@ -65,6 +65,9 @@ def test_our_own_failures_are_tried_again(tmp_path: Path) -> None:
     with Gradebook.open(tmp_path) as book:
         book.put(replace(a_grade(), status="grader error", outcomes=()))
         assert book.graded() == {}
+        ours = replace(a_grade().outcomes[0], status="grader error")
+        book.put(replace(a_grade(), outcomes=(ours,)))
+        assert book.graded() == {}
         assert len(book.grades()) == 1
 
 
