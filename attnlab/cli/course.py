@@ -250,6 +250,41 @@ def progress(
     )
 
 
+@app.command()
+def package(
+    folder: Annotated[Path, typer.Argument(help="Where autograder.zip goes.", metavar="DIR")],
+    course: CourseFolder = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="An exercise; the course's by default.")
+    ] = None,
+    wheel: Annotated[
+        Path | None, typer.Option("--wheel", help="attnlab's wheel; else built of the checkout.")
+    ] = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="Instead of a wheel: what pip installs, attnlab==VERSION.")
+    ] = "",
+    isolation: Isolation = "auto",
+) -> None:
+    """For instructors: write an autograder for Gradescope. It holds the hidden vectors."""
+    from attnlab.course import package as packing
+    from attnlab.course import syllabus
+    from attnlab.course.config import read_course
+
+    if wheel and from_:
+        common.refuse("give --wheel or --from, not both")
+    asked = read_course(course)
+    names = [syllabus.find(name, asked).name for name in only or ()]
+    made = packing.package(
+        folder, asked, names, wheel=wheel, requirement=from_, isolation=isolation
+    )
+    typer.echo(f"wrote {made.path}: {', '.join(made.exercises)}")
+    typer.echo(
+        f"In Gradescope: autograder points {made.points:g}, base image Ubuntu 22.04 or newer."
+    )
+    for note in made.notes:
+        typer.echo(f"Note: {note}", err=True)
+
+
 # --- what the commands share ----------------------------------------------------------------
 
 

@@ -71,10 +71,10 @@ def write_all(
         files.append(write(out / "students" / f"{names[name]}.html", page_of))
     part = ""
     if similar is not None:
-        from attnlab.course.outputs import alike
+        from attnlab.course.outputs.alike import section, write_files
 
-        files += alike.write_files(similar, out)
-        part = alike.section(similar)
+        files += write_files(similar, out)
+        part = section(similar)
     files.append(write(out / "report.html", page.page(book, names, part, notes)))
     return Written(tuple(files), tuple(notes))
 

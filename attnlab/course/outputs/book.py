@@ -20,7 +20,7 @@ class ItemFacts:
     id: str
     about: str
     points: float
-    tried: int  # submissions it was due for
+    tried: int  # submissions that could be run
     passed: int
     earned: float  # mean share of its points; of passes where it has none
     seconds: float  # median
@@ -75,16 +75,17 @@ class Book:
         return [100 * g.score / g.points if g.points else 0.0 for g in self.of_exercise(exercise)]
 
     def outcomes(self) -> Iterator[tuple[Grade, Outcome]]:
+        """Every outcome of a submission that could be run."""
         for grade in self.grades.values():
-            for outcome in grade.outcomes:
-                yield grade, outcome
+            if grade.status == "graded":
+                yield from ((grade, outcome) for outcome in grade.outcomes)
 
     def items(self) -> list[ItemFacts]:
-        """Every item's facts, in the order of exercises."""
+        """Every item's facts over the submissions that could be run, in the order of exercises."""
         found: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
         for exercise in self.exercises:
             for grade in self.of_exercise(exercise):
-                for outcome in grade.outcomes:
+                for outcome in grade.outcomes if grade.status == "graded" else ():
                     found[exercise, outcome.item.id].append(outcome)
         return [_facts(exercise, outcomes) for (exercise, _), outcomes in found.items()]
 
@@ -104,7 +105,7 @@ class Book:
             if outcome.diagnosis and not outcome.item.hidden:
                 says[outcome.status][outcome.diagnosis].add(grade.student)
         for grade in self.grades.values():
-            if grade.status != "graded" and not grade.outcomes:
+            if grade.status != "graded":
                 items[grade.status] += 1
                 students[grade.status].add(grade.student)
         return [

@@ -24,6 +24,7 @@ svg.small { width: 8rem; } figure { margin: 1em 0; }
 .box dt { color: var(--soft); } .box dd { margin: 0; overflow-wrap: anywhere; } .box p { margin: .4em 0; }
 .box.failed { border-left-color: var(--bad); } .box.failed .label { color: var(--bad); }
 .box.other { border-left-color: var(--warn); } .box.other .label { color: var(--warn); }
+details.box { padding: .4em 1.1em; margin: .7em 0; } .box summary.label { margin: .2em 0; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1em; } .pair > div { min-width: 0; }
 .pair pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .72rem; }
 mark { background: color-mix(in srgb, var(--bar) 22%, transparent); color: inherit; display: block; }

@@ -58,6 +58,7 @@ def _exercise(grade: Grade, book: Book) -> str:
         message = grade.message or view.WORDS.get(grade.status, grade.status)
         body += f'<div class="box other"><p class="label">! {escape(grade.status)}</p><p>{escape(message)}</p></div>\n'
     shown = [o for o in grade.outcomes if not o.item.hidden]
+    shown = shown if grade.status == "graded" else []  # all of them would say the same
     if shown:
         rows = [
             [o.item.id, o.item.about, Html(pieces.status(o.status)), o.earned, o.item.points]
@@ -66,14 +67,17 @@ def _exercise(grade: Grade, book: Book) -> str:
         ]
         columns = ["item", "what it looks at", "status", "earned", "points", "seconds"]
         body += pieces.table(columns, rows, f"Items of {grade.exercise}")
-    return body + "".join(_failure(o, book) for o in shown if not o.passed)
+    failed = [o for o in shown if not o.passed]
+    failed.sort(key=lambda o: o.status == "not run")  # of which there is little to say
+    return body + "".join(_failure(o, book, i == 0) for i, o in enumerate(failed))
 
 
-def _failure(outcome: Outcome, book: Book) -> str:
+def _failure(outcome: Outcome, book: Book, opened: bool) -> str:
+    """A failure in a box; the first one of an exercise is open."""
     o = view.visible(outcome, book.course.details)
     kind = "failed" if o.status == "wrong" else "other"
     mark = pieces.MARKS.get(o.status, "!")
-    body = f'<div class="box {kind}"><p class="label">{mark} {escape(o.item.id)}: {escape(o.status)}</p>'
+    body = f'<details class="box {kind}"{" open" * opened}><summary class="label">{mark} {escape(o.item.id)}: {escape(o.status)}</summary>'
     body += f"<p>{escape(o.message or view.WORDS[o.status])}</p>"
     if o.difference is not None:
         body += pieces.rows(view.facts(o.difference))
@@ -82,5 +86,5 @@ def _failure(outcome: Outcome, book: Book) -> str:
     if o.inputs:
         body += f"<p>Inputs: <code>{escape(o.inputs)}</code></p>"
     if o.printed:
-        body += f'<details><summary>What it printed</summary><pre class="out">{escape(o.printed)}</pre></details>'
-    return body + "</div>\n"
+        body += f'<p>It printed:</p><pre class="out">{escape(o.printed)}</pre>'
+    return body + "</details>\n"
