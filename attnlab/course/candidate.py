@@ -63,7 +63,8 @@ class Candidate:
 
     Seconds are those that the trusted process sees (a submission may change its own clock). On the
     numba track a call with new types of arguments compiles, which the session gives more time for and
-    which does not count here, up to a bound.
+    which does not count here, up to a bound; neither does what another call takes beyond the limit,
+    since a branch that is new to it may compile as well.
     """
 
     def __init__(self, session: SessionLike, limits: Limits, track: Track):
@@ -85,14 +86,16 @@ class Candidate:
         compiles = self.track == "numba" and kind not in self._compiled
         patient = self.timeouts < HOPELESS
         seconds = self.limits.wall if patient else min(IMPATIENT, self.limits.wall)
+        allowance = COMPILE * self.limits.start - self.compiling if self.track == "numba" else 0.0
+        if patient and not compiles and allowance > 0:
+            seconds += min(self.limits.start, allowance)
         started = time.perf_counter()
         reply = self.session.call(function, arguments, seconds=seconds, **settings)
         took = time.perf_counter() - started
-        if compiles:
-            self.compiling += took
-            self.spent += took if self.compiling > COMPILE * self.limits.start else 0.0
-        else:
-            self.spent += took
+        compiling = took if compiles else max(0.0, took - self.limits.wall)
+        free = compiling if compiling <= allowance else 0.0
+        self.compiling += compiling
+        self.spent += took - free
         self._compiled.add(kind)
         self.timeouts += reply.status == "timeout"
         return reply, took

@@ -98,7 +98,8 @@ class Session:
             if again.status != "passed":
                 return again
         limits = self.sandbox.limits
-        wall, cpu = seconds or limits.wall, limits.cpu
+        wall = seconds or limits.wall
+        cpu = limits.cpu + max(0.0, wall - limits.wall)
         if self.sandbox.track == "numba" and self._compiles(function, arguments):
             wall, cpu = wall + limits.start, cpu + limits.start
         arrays: list[np.ndarray] = []
