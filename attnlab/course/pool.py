@@ -145,10 +145,10 @@ class _Process:
 
     def submit(self, job: Job) -> Future[list[dict[str, Any]]]:
         try:
-            return self._pool.submit(grade_job, job, self._judge)
+            return self._pool.submit(_work, job, self._judge)
         except BrokenProcessPool:
             self._start()
-            return self._pool.submit(grade_job, job, self._judge)
+            return self._pool.submit(_work, job, self._judge)
 
     def kill(self) -> None:
         for child in self._children:
@@ -181,6 +181,13 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(job: Job, judge: Judge | None) -> list[dict[str, Any]]:
+    try:
+        return grade_job(job, judge)
+    except SystemExit:  # `_leave`, by way of the sandbox; a pool would take it for a result
+        os._exit(1)
 
 
 def _leave(*_: object) -> None:
