@@ -150,7 +150,7 @@ def hint(
     asked, where, progress = _open(course, folder)
     exhibit = _exercise(name, asked, where)
     hints, entry = syllabus.exercise_of(exhibit).hints, progress.entry(exhibit.name)
-    upto = len(hints) if all_ or entry.passed else min(entry.hints + 1, len(hints))
+    upto = len(hints) if all_ or entry.solved else min(entry.hints + 1, len(hints))
     if upto > entry.hints:
         progress.hint(exhibit.name, upto)
     out = common.console()
@@ -159,7 +159,7 @@ def hint(
         out.print(f"Hint {number} of {len(hints)}: {text}", style=old, markup=False)
     if left := len(hints) - upto:
         typer.echo(f"{common.counted(left, 'hint')} left.")
-    elif not entry.passed and exhibit.name in syllabus.present(where, asked):
+    elif not entry.solved and exhibit.name in syllabus.present(where, asked):
         typer.echo("That was the last. `attnlab course check` tells where your output differs.")
     _notes(progress)
 
@@ -180,7 +180,7 @@ def solution(
     asked, where, progress = _open(course, folder)
     exhibit = _exercise(name, asked, where)
     entry = progress.entry(exhibit.name)
-    if not (entry.passed or anyway):
+    if not (entry.solved or anyway):
         best = (
             f"your best is {entry.top.score:g} of {entry.top.points:g}"
             if entry.top

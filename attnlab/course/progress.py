@@ -52,7 +52,13 @@ class Entry:
 
     @property
     def passed(self) -> bool:
+        """Every item passed, on some track."""
         return any(best.passed for best in self.best.values())
+
+    @property
+    def solved(self) -> bool:
+        """All points were reached, whatever items without points say."""
+        return any(best.passed or best.score >= best.points > 0 for best in self.best.values())
 
 
 class Progress:

@@ -49,7 +49,8 @@ class Report:
     def item(self, outcome: Outcome) -> None:
         """An item is done."""
         self.bar.advance(self.task)
-        if not self.quiet and not outcome.item.hidden:
+        told_once = outcome.status == "malformed"  # of the whole file, at the end
+        if not (self.quiet or told_once or outcome.item.hidden):
             self._text(show.item_line(outcome, self.id_width, self.width))
 
     def finish(self, grade: Grade, better: bool) -> None:
@@ -63,6 +64,8 @@ class Report:
             if failed is not None:
                 self.console.print()
                 self._text(show.failure(failed, self.width))
+                if failed.note:  # our own fault: whoever looks into it needs the traceback
+                    self._line(f"\n{failed.note}")
                 self._advise()
         self._score(grade, better)
 

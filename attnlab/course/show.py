@@ -162,18 +162,11 @@ def item_line(outcome: Outcome, id_width: int, width: int | None) -> Text:
 
 def _hanging(head: str, text: str, width: int | None, used: int = 0, style: str = "") -> Text:
     """`head` and `text`, whose further lines stand below its first (no trailing blanks)."""
-    indent = used + len(head)
-    lines = text.splitlines() or [""]
-    if width is not None:
-        if width - indent < 32:  # too narrow for two columns
-            indent = 4
-        room = max(width - indent, 10)
-        first = max(width - used - len(head), 10) if indent == 4 else room
-        folded: list[str] = []
-        for line in lines:
-            cut = room if folded else first
-            folded += textwrap.wrap(line, cut, drop_whitespace=True) or [""]
-        lines = folded
+    indent, lines = used + len(head), text.splitlines() or [""]
+    if width is not None and width - indent < max(map(len, lines)):
+        if width - indent < 32:  # too narrow for two columns: everything goes below
+            head, indent = f"{head.rstrip()}\n    ", 4
+        lines = [part for line in lines for part in textwrap.wrap(line, width - indent) or [""]]
     return Text(head).append(("\n" + " " * indent).join(lines), style)
 
 

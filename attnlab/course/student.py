@@ -56,6 +56,8 @@ def isolation(asked: str) -> tuple[str, str]:
     if asked == "auto":
         reasons = sandbox.available()
         usable = [level for level, why in reasons.items() if not why and level != "none"]
+        if reasons["none"]:
+            raise InputError(f"exercises cannot be checked here: {reasons['none']}")
         if not usable:
             why = "; ".join(f"{level}: {text}" for level, text in reasons.items() if text)
             return "none", f"nothing isolates here ({why}); your code runs in a process of its own"
