@@ -121,6 +121,9 @@ def judged(task: Task, question: Question, reply: Any) -> Verdict:
         got = task.named(reply.value, question)
     except Unnamed as fault:
         return Verdict("wrong", str(fault), None, task, question, None, reply)
+    if task.track == "torch" and "array" in reply.kinds.values() and not _texts(question.expected):
+        why = "it returned a NumPy array; on this track tensors are asked for"
+        return Verdict("wrong", why, None, task, question, None, reply)
     expected, found, rules = _settled(task, question, got)
     difference = compare(expected, found, question.rtol, question.atol, rules)
     status: Status = "wrong" if difference else "passed"
@@ -155,6 +158,10 @@ def _settled(
 
 def _shape(value: Any) -> tuple[int, ...]:
     return np.shape(value) if isinstance(value, np.ndarray) else (-1,)
+
+
+def _texts(values: Mapping[str, Any]) -> bool:
+    return any(np.asarray(v).dtype.kind in "US" for v in values.values())
 
 
 def _signature(value: Any) -> Any:

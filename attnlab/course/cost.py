@@ -28,8 +28,10 @@ REFERENCE = 0.025  # seconds a call, where sizes end …
 LONG, SLOW = 0.25, 0.05  # … in any case, and where drawing inputs is slow
 INPUTS, OUTPUTS = 2 << 20, 8 << 20  # bytes, likewise; optional outputs may be returned, too
 PLAIN = 0.15  # seconds a call that show growth well enough
-VISIBLE = 2.0  # times the least time, below which a call is mostly overhead
-HIDDEN = 4.0  # times the least time, from which on nothing hides behind a pause
+VISIBLE = 1.2  # times the least time, below which a call is mostly overhead …
+GROWN = 2.0  # … and from which on growth shows at all
+HIDDEN = 4.0  # times the least time, from which on nothing hides behind an idle loop
+IDLE = 0.1  # seconds that the smallest call may take
 TICK = 1e-6  # seconds, the least that is told
 POINTS, LEAST = 4, 3  # sizes that a fit wants, and can do with
 REPEATS, MORE = 3, 7
@@ -51,7 +53,7 @@ class Ladder:
         key = (n, repeat)
         if key in self._drawn:
             return self._drawn[key]
-        question = self.task.draw(n, seed_of(self.seed, "cost", n, repeat))
+        question = self.task.draw(n, seed_of(self.seed, "cost", n, repeat), telling=False)
         if repeat < REPEATS:
             self._drawn[key] = question
         return question
@@ -117,6 +119,8 @@ def _timed(task: OperationTask, n: int, seed: int) -> tuple[float, float, int, i
 def growth(seconds: Mapping[int, float], floor: float | None) -> float | None:
     """The fitted exponent over the last sizes, overhead off; None where overhead is all there is."""
     least = min(seconds.values()) if floor is None else min(floor, *seconds.values())
+    if max(seconds.values()) <= GROWN * least:
+        return None
     points = {n: s - least for n, s in sorted(seconds.items()) if s > VISIBLE * least}
     last = list(points)[-POINTS:]
     return float(fit(last, [points[n] for n in last]).slope) if len(last) >= LEAST else None
@@ -159,6 +163,9 @@ def measure(
         if isinstance(took, Verdict):
             return took
         floor = took if floor is None else min(floor, took)
+    if floor is not None and floor > IDLE:
+        fault = f"even the smallest call takes {_ms(floor)}: behind that no growth can be judged"
+        return Verdict("wrong", fault)
     for n in sorted(plan.seconds):
         took = once(n, 0)
         if isinstance(took, Verdict):

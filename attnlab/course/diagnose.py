@@ -321,11 +321,12 @@ def _named_factor(ratio: float, v: _View) -> str:
 
 
 def _candidates(v: _View) -> Iterator[tuple[str, float]]:
+    """Numbers of the call, the likely ones first: widths scale scores by their square roots."""
     sizes = {k: s for k, s in v.question.sizes.items() if s > 1}
-    first = ("dim", "n", "heads")
-    order = sorted(sizes, key=lambda k: (first.index(k) if k in first else len(first), k))
-    yield from ((f"sqrt({k})", math.sqrt(sizes[k])) for k in order if k not in ("n", "batch"))
+    widths = sorted((k for k in sizes if "dim" in k or "width" in k), key=lambda k: (len(k), k))
+    others = sorted(set(sizes) - set(widths), key=lambda k: (k != "n", k))
+    yield from ((f"sqrt({k})", math.sqrt(sizes[k])) for k in widths)
     yield "2", 2.0
-    yield from ((k, float(sizes[k])) for k in order)
-    yield from ((f"sqrt({k})", math.sqrt(sizes[k])) for k in order if k in ("n", "batch"))
+    yield from ((k, float(sizes[k])) for k in (*widths, *others))
+    yield from ((f"sqrt({k})", math.sqrt(sizes[k])) for k in others)
     yield from (("sqrt(2)", math.sqrt(2)), ("pi", math.pi), ("log(2)", math.log(2)), ("e", math.e))

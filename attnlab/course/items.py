@@ -21,7 +21,7 @@ from attnlab.course.candidate import Candidate, Verdict
 from attnlab.course.config import Course
 from attnlab.course.gradients import Gradient, gradient
 from attnlab.course.model import Item, Kind, Track
-from attnlab.course.properties import properties
+from attnlab.course.properties import base, properties, unmet
 from attnlab.course.tasks import ATOL, RTOL, OperationTask, Question, Task, seed_of, tasks
 from attnlab.paths import vectors_dir
 from attnlab.registry import find
@@ -71,7 +71,8 @@ class Exam:
         self.seed = seed_of(seed, exhibit.name, track)
         self.assignment = course.assignment(exhibit.name)
         self.headline, self.parts = tasks(exhibit, track, self.assignment)
-        self.properties = properties(self.headline, self.seed)
+        self.base = base(self.headline, self.seed)
+        self.properties = properties(self.headline, self.seed, self.base)
         listed = [
             *self._parts(), *self._vectors("public"), *self._fresh(), *self._properties(),
             *self._gradients(), *self._cost(), *self._vectors("hidden"),
@@ -157,7 +158,12 @@ class Exam:
             return
         about = f"time grows no faster than n^{claim:g}"
         item = Item(f"{task.name}/cost-1", task.name, "cost", about=about)
-        yield Entry(item, lambda candidate: cost.judge(candidate, self.ladder))
+
+        def judge(candidate: Candidate) -> Verdict:
+            verdict = candidate.agrees(task, self.base)
+            return cost.judge(candidate, self.ladder) if verdict.passed else unmet(verdict)
+
+        yield Entry(item, judge)
 
     @cached_property
     def ladder(self) -> cost.Ladder:

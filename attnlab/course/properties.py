@@ -7,6 +7,7 @@ seed: what the reference itself does not hold is asked of nobody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,9 +36,14 @@ class Property:
     judge: Callable[[Candidate], Verdict]
 
 
-def properties(task: OperationTask, seed: int) -> list[Property]:
+def base(task: OperationTask, seed: int) -> Question:
+    """The call that has to be answered rightly before any property, or cost, counts."""
+    return task.draw(N, seed_of(seed, "property", "base"))
+
+
+def properties(task: OperationTask, seed: int, base: Question) -> list[Property]:
     """Those of a headline, drawn with this seed."""
-    found = _Properties(task, seed)
+    found = _Properties(task, seed, base)
     made = [found.single(), found.untouched(), found.deterministic(), found.causal(), found.batch()]
     return [p for p in made if p is not None] + found.refusals()
 
@@ -45,10 +51,9 @@ def properties(task: OperationTask, seed: int) -> list[Property]:
 class _Properties:
     """`question` draws by the seed; `trial` is the same call for everybody, held by the reference."""
 
-    def __init__(self, task: OperationTask, seed: int):
-        self.task, self.op, self.seed = task, task.op, seed
+    def __init__(self, task: OperationTask, seed: int, base: Question):
+        self.task, self.op, self.seed, self.base = task, task.op, seed, base
         self.causes = {"causal": True} if self.op.option("causal") else {}
-        self.base = self._draw("base")
 
     def _draw(self, kind: str, n: int = N, seed: int | None = None, **sizes: Any) -> Question:
         seed = self.seed if seed is None else seed
@@ -59,7 +64,13 @@ class _Properties:
             question = self._draw("single", 1)
         except InputError:
             return None
-        return Property("one", "n = 1", lambda candidate: candidate.answer(self.task, question))
+
+        def judge(candidate: Candidate) -> Verdict:
+            # much is right at n = 1 that is right nowhere else
+            verdict = candidate.agrees(self.task, self.base)
+            return candidate.answer(self.task, question) if verdict.passed else unmet(verdict)
+
+        return Property("one", "n = 1 works", judge)
 
     def untouched(self) -> Property:
         def judge(candidate: Candidate) -> Verdict:
@@ -217,26 +228,26 @@ def unmet(verdict: Verdict) -> Verdict:
 def bad_shapes(
     task: OperationTask, given: Mapping[str, Any]
 ) -> Iterator[tuple[str, int | None, str]]:
-    """(array, axis, about): arrays one longer along a dimension that another array has too (each
-    array once before any comes again), then arrays of a wrong rank (axis None)."""
+    """(array, axis, about): arrays one longer along a dimension that another array has too, every
+    array and every dimension once before any comes again; then arrays of a wrong rank (axis None)."""
     present = [
         a for a in task.op.inputs
         if isinstance(a, Array) and not a.family and isinstance(given.get(a.name), np.ndarray)
         and a.dtype != "text"
     ]  # fmt: skip
     axes = {a.name: tokens(a.shape, given[a.name]) for a in present}
-    rounds: list[list[tuple[str, int | None, str]]] = []
-    for name, dims in axes.items():
-        turn = 0
-        for axis, token in enumerate(dims):
-            others = [o for o, theirs in axes.items() if o != name and token in theirs]
-            if token.isidentifier() and others:
-                about = f"{name} one longer than {others[0]} along {token}"
-                rounds.extend([] for _ in range(turn + 1 - len(rounds)))
-                rounds[turn].append((name, axis, about))
-                turn += 1
-    for batch in rounds:
-        yield from batch
+    left = {
+        (name, axis): (token, next(o for o in axes if o != name and token in axes[o]))
+        for name, dims in axes.items()
+        for axis, token in enumerate(dims)
+        if token.isidentifier() and any(o != name and token in axes[o] for o in axes)
+    }
+    used: Counter[str] = Counter()
+    while left:
+        name, axis = min(left, key=lambda at: (used[f"array {at[0]}"], used[left[at][0]]))
+        token, other = left.pop((name, axis))
+        used.update([f"array {name}", token])
+        yield name, axis, f"{name} one longer than {other} along {token}"
     for name in axes:
         yield name, None, f"{name} with two axes too many"
 
@@ -254,7 +265,7 @@ def perturbed(
 ) -> dict[str, Any]:  # fmt: skip
     """Floats at `where` along the dimensions from another draw (which is valid input: a row of
     attention still sums to 1); integers and flags rolled."""
-    changed = dict(given)
+    changed, rng = dict(given), np.random.default_rng(N)
     for spec in task.op.arguments:
         value = given.get(spec.keyword)
         if not isinstance(spec, Array) or spec.family or value is None or spec.dtype == "text":
@@ -268,6 +279,8 @@ def perturbed(
                     value[at] = np.roll(part, 1)
                 elif fresh.shape == value.shape:
                     value[at] = fresh[at]
+                else:
+                    value[at] = rng.standard_normal(part.shape)
         changed[spec.keyword] = value
     return changed
 

@@ -22,7 +22,7 @@ import numpy as np
 from attnlab.checks import convert, unify
 from attnlab.contract import Array, Exhibit, Group, InputError, Operation, Part
 from attnlab.course.config import Assignment
-from attnlab.course.model import Track
+from attnlab.course.model import TRACKS, Track
 from attnlab.expressions import evaluate, names_in
 from attnlab.flat import declared, flatten
 
@@ -86,24 +86,47 @@ class OperationTask:
         seed: int,
         sizes: Mapping[str, Any] | None = None,
         varied: bool = False,
-        note: str = "",
+        telling: bool = True,
     ) -> Question:
         """A question of size n; `varied` draws sizes and options from the card's `vary`.
 
-        Raises InputError where the reference refuses what was asked for.
+        Where the course varies an option, draws (with `telling`) whose answer does not depend on it (a scale of 1/2
+        where dim is 4) are passed over, as long as there are others. Raises InputError where the
+        reference refuses what was asked for.
         """
-        rng, why = np.random.default_rng(seed), InputError(f"{self.name}: no inputs of size {n}")
-        for attempt in range(TRIES if varied else 1):
-            drawn = (
-                {k: v[int(rng.integers(len(v)))] for k, v in self.op.vary.items()} if varied else {}
-            )
+        rng, found = np.random.default_rng(seed), None
+        why = InputError(f"{self.name}: no inputs of size {n}")
+        for attempt in range(TRIES if varied or (telling and self.vary) else 1):
+            choose = varied or attempt > 0
+            drawn = {k: _pick(v, rng) for k, v in self.op.vary.items()} if choose else {}
             drawn |= dict(sizes or {}) | self.vary
             try:
                 given = self.sample(n, seed + attempt, drawn)
-                return self.question(given, note or _describe({"n": n} | drawn, self.vary))
+                found = self.question(given, _describe({"n": n} | drawn, self.vary))
             except InputError as error:
                 why = error
-        raise why
+                continue
+            if not telling or self._tells(found):
+                break
+        if found is None:
+            raise why
+        return found
+
+    def _tells(self, question: Question) -> bool:
+        """Whether leaving the course's options out gives another answer."""
+        if not self.vary:
+            return True
+        try:
+            plain = self.reference({k: v for k, v in question.given.items() if k not in self.vary})
+        except InputError:
+            return True
+        for name, value in question.expected.items():
+            other = plain.get(name)
+            if other is None or other.shape != value.shape:
+                return True
+            if value.dtype.kind in "fiub" and not np.allclose(other, value, 1e-4, 1e-6, True):
+                return True
+        return False
 
     def sample(self, n: int, seed: int, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the reference; the course's options hold whatever the example says."""
@@ -267,6 +290,7 @@ class OperationTask:
 class HelperTask:
     """A helper function of reference.py, which returns any tree of arrays."""
 
+    track: Track = "numpy"
     vary: Mapping[str, Any] = {}
 
     def __init__(self, exhibit: Exhibit, part: Part):
@@ -282,12 +306,11 @@ class HelperTask:
         seed: int,
         sizes: Mapping[str, Any] | None = None,
         varied: bool = False,
-        note: str = "",
     ) -> Question:
         """A question of size n."""
         assert self.part.example is not None
         given = self.part.example(n, np.random.default_rng(seed))
-        return self.question(given, note or f"n={n}")
+        return self.question(given, f"n={n}")
 
     def question(self, given: Mapping[str, Any], about: str = "") -> Question:
         """The question that these arguments make."""
@@ -333,8 +356,8 @@ def tasks(
     path.
     """
     op = exhibit.headline
-    if track not in op.paths:
-        have = ", ".join(t for t in ("numpy", "numba", "torch") if t in op.paths)
+    if track not in op.paths or track not in TRACKS:
+        have = ", ".join(t for t in TRACKS if t in op.paths)
         raise InputError(f"{exhibit.name} has no {track} track; it has {have}")
     headline = OperationTask(op, track, assignment.vary, assignment.order)
     operations = {o.name: o for o in exhibit.operations}
@@ -401,6 +424,10 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _copied(v) for k, v in value.items()}
     return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+def _pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
+    return values[int(rng.integers(len(values)))]
 
 
 def _owner(specs: Sequence[Array | Group], flat: str) -> str:
