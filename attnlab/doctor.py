@@ -59,6 +59,7 @@ def examine() -> dict[str, Any]:
         )
     rows.append(_threads())
     rows.append(_gpu())
+    rows += _isolation()
     for what, folder in (("lessons", lessons_dir()), ("data", data_dir())):
         found = folder.is_dir() and any(folder.iterdir())
         rows.append(
@@ -137,6 +138,31 @@ def _gpu() -> dict[str, str]:
         "ok",
         f"{device.name.decode()} (compute capability {'.'.join(map(str, device.compute_capability))})",
     )
+
+
+def _isolation() -> list[dict[str, str]]:
+    """What can stand between a submission and this machine; one row a level, one for the filter."""
+    from attnlab.course.inside import seccomp
+    from attnlab.course.sandbox import available
+    from attnlab.course.sandbox.levels import bubblewrap_version, landlock_abi
+
+    why = available()
+    found = {"bubblewrap": bubblewrap_version, "landlock": lambda: f"ABI {landlock_abi()}"}
+    remedies = {
+        "bubblewrap": "install the package bubblewrap; without it submissions are isolated by Landlock",
+        "landlock": "a Linux kernel with Landlock; without it submissions need bubblewrap",
+    }
+    rows = []
+    for level, version in found.items():
+        if why[level]:
+            rows.append(_row(f"isolation {level}", "absent", why[level], remedies[level]))
+        else:
+            rows.append(_row(f"isolation {level}", "ok", version()))
+    if all(why[level] for level in found):
+        rows[-1]["remedy"] += "; until then submissions that you trust run with --isolation none"
+    filtered = not why["none"] and seccomp.supported()
+    detail = "for every submission" if filtered else f"none for {platform.machine()}"
+    return [*rows, _row("system-call filter", "ok" if filtered else "absent", detail)]
 
 
 def caches() -> list[dict[str, Any]]:

@@ -215,6 +215,10 @@ def test_doctor() -> None:
     rows = {row["what"]: row for row in report["checks"]}
     assert rows["numpy"]["state"] == "ok"
     assert rows["gpu"]["detail"]
+    for level in ("bubblewrap", "landlock"):
+        row = rows[f"isolation {level}"]
+        assert row["state"] == "ok" or (row["detail"] and row["remedy"])
+    assert rows["system-call filter"]["state"] in ("ok", "absent")
 
 
 def test_cache_clear_empties_the_folder(tmp_path: Path) -> None:

@@ -22,16 +22,18 @@ import traceback
 import warnings
 from typing import Any
 
+CLEARING = 3.0  # seconds that removing a child's files may take
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def prepare(setup: dict[str, Any]) -> type:
-    """Import the track's packages and our own; the class of children. Afterwards the import path is
-    the submission, Python and the library."""
+def prepare(setup: dict[str, Any]) -> Any:
+    """Import the track's packages and our own; the modules child and scratch. Afterwards the import
+    path is the submission, Python and the library."""
     sys.dont_write_bytecode = True
     sys.path = [HERE, *sys.path, setup["library"]]
     import child
     import confine
+    import scratch
 
     if setup["parent"]:
         confine.die_with_parent(setup["parent"])
@@ -46,7 +48,7 @@ def prepare(setup: dict[str, Any]) -> type:
     for name in [f[:-3] for f in os.listdir(HERE) if f.endswith(".py")]:
         sys.modules.pop(name, None)  # a submission may have a file of that name
     sys.path[0] = setup["submission"]
-    return child.Child
+    return child, scratch
 
 
 def warm_numba() -> None:
@@ -64,7 +66,7 @@ def warm_numba() -> None:
 def serve(control: socket.socket) -> None:
     """Set up, say hello, fork on request, tell who ended; ends when its peer does."""
     setup = json.loads(control.recv(1 << 20))
-    Child = prepare(setup)
+    child, scratch = prepare(setup)
     gc.collect()
     gc.freeze()
     control.send(b'{"hello": 1}')
@@ -78,7 +80,7 @@ def serve(control: socket.socket) -> None:
             order = json.loads(text)
             pid = os.fork()
             if not pid:
-                become(Child, control, fds, setup, order)
+                become(child.Child, control, fds, setup, order)
             for fd in fds:
                 os.close(fd)
             children[os.pidfd_open(pid)] = order["child"], pid  # a zombie has a descriptor, too
@@ -87,6 +89,9 @@ def serve(control: socket.socket) -> None:
             os.close(fd)
             _, status = os.waitpid(pid, 0)
             control.send(json.dumps({"ended": number, "status": status}).encode())
+            folder = os.path.join(setup["temporary"], str(number))
+            if os.path.isdir(folder) and not scratch.remove(folder, CLEARING):
+                os._exit(0)  # the trusted process starts another server, with an empty folder
         reap({pid for _, pid in children.values()})
 
 

@@ -22,13 +22,14 @@ import numpy as np
 
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
-from attnlab.course.sandbox import processes
+from attnlab.course.sandbox import folders, processes
 
 if TYPE_CHECKING:
     from attnlab.course.sandbox.server import Sandbox
 
 TICK = 0.1  # seconds between looks at CPU time, processes and files
 CONFINING = 10.0  # seconds a child may take to confine itself
+CLOSING = 0.2  # seconds from a process' last file to its end
 EXTRA = 4 << 20  # bytes of an answer beyond the limit on what a function returns
 
 
@@ -50,20 +51,29 @@ class Child:
     """A process that holds one module of a submission. Raises SandboxError where it cannot be made."""
 
     def __init__(self, sandbox: Sandbox):
+        from attnlab.course.sandbox.server import SandboxError
+
         self.sandbox, self.limits = sandbox, sandbox.limits
+        try:
+            self._start()
+        except SandboxError:  # an earlier child may have ruined the server: once more with another
+            sandbox.kill()
+            self._start()
+
+    def _start(self) -> None:
         self.link, theirs = socket.socketpair()
         self.link.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.output, write = os.pipe()
-        self.pidfd, self.alive = -1, True
+        os.set_blocking(self.output, False)
+        self.pid, self.pidfd, self.alive = 0, -1, True
         try:
-            self.number = sandbox.fork(theirs, write)
+            with theirs:
+                self.number = self.sandbox.fork(theirs, write)
         except BaseException:
             self._close()
             raise
         finally:
-            theirs.close()
             os.close(write)
-        os.set_blocking(self.output, False)
         self._hello()
 
     def exchange(
@@ -111,6 +121,8 @@ class Child:
                     break
                 if not text.complete and (not open_still or self._ended()):
                     answer.status = "crashed"
+                    if not select.select([self.pidfd], [], [], CLOSING)[0]:
+                        answer.error = "it closed the connection that answers go over"
         answer.wall = time.monotonic() - began
         answer.cpu = max(0.0, processes.cpu_seconds(self.pid) - spent)
         if not answer.status:
@@ -141,7 +153,6 @@ class Child:
         """The child's first words: that it is confined; the kernel adds its process number."""
         from attnlab.course.sandbox.server import SandboxError
 
-        self.pid = 0
         text, deadline = b"", time.monotonic() + CONFINING
         try:
             while len(text) < codec.PREFIX.size or len(text) < self._whole(text):
@@ -158,7 +169,6 @@ class Child:
         except (OSError, codec.Malformed, KeyError) as error:
             said = self._drain(0).decode("utf-8", "replace").strip().splitlines()
             self._close()
-            self.sandbox.kill()
             raise SandboxError(
                 f"a process could not be confined: {said[-1] if said else error}"
             ) from None
@@ -187,7 +197,7 @@ class Child:
         if processes.cpu_seconds(self.pid) - spent > cpu:
             return "timeout", f"took more than {cpu:g} s of CPU time"
         scratch, most = self.sandbox.scratch, max(64, 4 * self.limits.file) << 20
-        if scratch is not None and processes.folder_bytes(scratch, most) >= most:
+        if scratch is not None and folders.folder_bytes(scratch, most) >= most:
             return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
         if self.limits.processes > 1:
             count = len(processes.descendants(self.pid)) + 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -74,25 +72,3 @@ def wait_gone(pid: int, seconds: float) -> bool:
             return False
         time.sleep(0.002)
     return True
-
-
-def folder_bytes(folder: Path, enough: int) -> int:
-    """Bytes of the files beneath a folder, counted until there are `enough`; an entry costs 4 KiB."""
-    total, waiting = 0, [folder]
-    while waiting and total < enough:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                total += 4096 + entry.stat(follow_symlinks=False).st_size
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                if total >= enough:
-                    break
-    return total
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder, however deep a submission nested it."""
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=False)

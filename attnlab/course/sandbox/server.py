@@ -19,7 +19,7 @@ from typing import IO, Any
 from attnlab.contract import InputError
 from attnlab.course.config import Limits
 from attnlab.course.model import Track
-from attnlab.course.sandbox import processes, system
+from attnlab.course.sandbox import folders, processes, system
 from attnlab.course.sandbox.packages import IMPORTS, importable
 from attnlab.course.sandbox.session import Session
 
@@ -93,7 +93,8 @@ class Sandbox:
         self._sessions.clear()
         self.kill()
         if self._root is not None:
-            processes.remove(self._root)
+            folders.remove(self._root)
+            os.close(self._lock)
             self._root = None
 
     # what sessions use
@@ -125,7 +126,6 @@ class Sandbox:
         try:
             socket.send_fds(self._control, [json.dumps(order).encode()], [data.fileno(), output])
         except OSError as error:
-            self.kill()
             raise SandboxError(f"the sandbox's server is gone ({error})") from None
         return self._number
 
@@ -159,6 +159,9 @@ class Sandbox:
             self._control = None
         self.server_pid = 0
         self._reports.clear()
+        if self.scratch is not None:  # elsewhere it went with the mount namespace
+            folders.remove(self.scratch)
+            self.scratch.mkdir()
 
     @property
     def scratch(self) -> Path | None:
@@ -168,7 +171,7 @@ class Sandbox:
     # starting
 
     def _prepare(self) -> None:
-        self._root = Path(tempfile.mkdtemp(prefix="attnlab-"))
+        self._root, self._lock = folders.make()
         for name in ("submission", "tmp", "packages", "empty"):
             (self._root / name).mkdir()
         for name, content in self.files.items():

@@ -1,0 +1,7 @@
+"""Aborts."""
+
+import os
+
+
+def attend(q, k, v, mask=None, bias=None, *, causal=False, scale=None):
+    os.abort()

@@ -1,0 +1,7 @@
+"""Returns complex numbers."""
+
+import numpy as np
+
+
+def attend(q, k, v, mask=None, bias=None, *, causal=False, scale=None):
+    return {"out": np.zeros(q.shape, complex)}

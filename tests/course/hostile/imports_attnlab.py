@@ -1,0 +1,3 @@
+"""Imports the solution."""
+
+from attnlab.mechanisms.dense.attention.reference import attend

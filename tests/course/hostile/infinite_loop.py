@@ -1,0 +1,6 @@
+"""Never returns."""
+
+
+def attend(q, k, v, mask=None, bias=None, *, causal=False, scale=None):
+    while True:
+        pass

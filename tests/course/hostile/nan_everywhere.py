@@ -1,0 +1,7 @@
+"""Returns NaN."""
+
+import numpy as np
+
+
+def attend(q, k, v, mask=None, bias=None, *, causal=False, scale=None):
+    return {"out": np.full(q.shape, np.nan)}

@@ -1,0 +1,3 @@
+"""Has the name, but no function behind it."""
+
+attend = 3

@@ -1,0 +1,5 @@
+"""Keeps the import waiting."""
+
+import time
+
+time.sleep(3600)

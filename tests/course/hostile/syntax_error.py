@@ -1,0 +1,5 @@
+"""Is no Python."""
+
+
+def attend(q, k, v:
+    return v

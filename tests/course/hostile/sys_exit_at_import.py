@@ -1,0 +1,5 @@
+"""Asks the interpreter to end while it is imported."""
+
+import sys
+
+sys.exit(0)

@@ -1,0 +1,5 @@
+"""Is written in Latin-1 without saying so: ιθ."""
+
+
+def attend(q, k, v):
+    return v
