@@ -19,7 +19,7 @@ import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 K = 14  # tokens of the shortest run that counts: about two short statements
 WINDOW = 8
@@ -57,6 +57,14 @@ class Document:
     tokens: tuple[Token, ...]
     hashes: tuple[int, ...]  # of every run of K tokens, by its first
     marks: Mapping[int, tuple[int, ...]]  # winnowed: hash -> first tokens
+
+    @cached_property
+    def places(self) -> Mapping[int, list[int]]:
+        """Hash -> first tokens, of every run."""
+        found: dict[int, list[int]] = {}
+        for place, value in enumerate(self.hashes):
+            found.setdefault(value, []).append(place)
+        return found
 
 
 def document(owner: str, files: Mapping[str, bytes | str]) -> Document:

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Protocol
 
 from attnlab.contract import Exhibit, InputError
@@ -95,18 +95,21 @@ def compare(
         ]
         compared[name] = len(documents)
         given, shipped = _ours(name, course)
-        pairs += among(name, documents, given, least) + copied(
-            name, documents, shipped, given, least
-        )
+        ours = given.union(*(path.hashes for path in shipped))
+        pairs += among(name, documents, ours, least)
+        pairs += copied(name, documents, shipped, given, least)
     pairs.sort(key=lambda p: (-p.share, -p.shared, p.exercise, p.first.owner, p.second.owner))
     return Similar(tuple(pairs), compared)
 
 
 def among(
-    name: str, documents: Sequence[Document], given: Document | None = None, least: float = LEAST
+    name: str,
+    documents: Sequence[Document],
+    base: Collection[int] = frozenset(),
+    least: float = LEAST,
 ) -> list[Pair]:
-    """Pairs of submissions of one exercise, apart from what was `given`."""
-    base = set(given.hashes) if given else set()
+    """Pairs of submissions of one exercise, apart from the fingerprints in `base`: what was given,
+    and the shipped paths, which make whoever copied them alike."""
     spread = Counter(h for d in documents for h in d.marks)
     limit = max(COMMON_LEAST, COMMON * len(documents))
     owners: dict[int, list[int]] = defaultdict(list)
@@ -136,11 +139,11 @@ def copied(
     name: str,
     documents: Sequence[Document],
     shipped: Sequence[Document],
-    given: Document | None = None,
+    base: Collection[int] = frozenset(),
     least: float = LEAST,
 ) -> list[Pair]:
-    """Submissions of which much stands in a shipped path; the nearest path of each."""
-    base = set(given.hashes) if given else set()
+    """Submissions of which much stands in a shipped path, apart from what was given (`base`); the
+    nearest path of each."""
     paths = [(path, set(path.hashes), [h for h in path.marks if h not in base]) for path in shipped]
     pairs = []
     for d in documents:
@@ -159,14 +162,13 @@ def copied(
     return pairs
 
 
-def matches(a: Document, b: Document, base: set[int], most: int = 12) -> tuple[Block, ...]:
+def matches(a: Document, b: Document, base: Collection[int], most: int = 12) -> tuple[Block, ...]:
     """Runs of equal tokens around shared fingerprints, longest first; of runs that lie over each
     other on the first side only the longest."""
     spans: set[tuple[int, int, int]] = set()  # (first token of a, of b, length)
     covered: dict[int, list[tuple[int, int]]] = defaultdict(list)  # by diagonal
-    for h in a.marks.keys() & set(b.hashes) - base:
-        places = (i for i, other in enumerate(b.hashes) if other == h)
-        for j in islice(places, 4):
+    for h in (a.marks.keys() & b.places.keys()).difference(base):
+        for j in b.places[h][:4]:
             for i in a.marks[h][:4]:
                 if not any(start <= i < stop for start, stop in covered[j - i]):
                     start, stop = _extended(a, b, i, j)
@@ -238,14 +240,14 @@ def _imported(text: str) -> set[str]:
     return words
 
 
-def _ours(name: str, course: Course) -> tuple[Document, list[Document]]:
-    """The skeleton that students start from, and the shipped paths."""
+def _ours(name: str, course: Course) -> tuple[frozenset[int], list[Document]]:
+    """The fingerprints of the skeleton that students start from, and the shipped paths."""
     from attnlab.course.skeleton import skeleton
     from attnlab.registry import find
 
     exhibit = find(name)
     given = document("skeleton", {f"{name}.py": skeleton(exhibit, course.assignment(name))})
-    return given, shipped_paths(exhibit)
+    return frozenset(given.hashes), shipped_paths(exhibit)
 
 
 def shipped_paths(exhibit: Exhibit) -> list[Document]:

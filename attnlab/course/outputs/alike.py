@@ -20,7 +20,8 @@ _COLUMNS = (
 )  # fmt: skip
 NOTICE = (
     "Alike is not copied: a short formula is written the same way by many. Every pair is for a human "
-    "to read. The skeleton counts for nobody, and neither does what a fifth of the class has alike."
+    "to read. The skeleton counts for nobody, and neither does what a fifth of the class has alike; who copied "
+    "a path of attnlab is listed with that path alone."
 )
 
 

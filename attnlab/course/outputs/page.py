@@ -98,9 +98,7 @@ def _failures(book: Book) -> str:
 
 def _slowest(book: Book) -> str:
     items = sorted(book.items(), key=lambda i: -i.slowest)[:LISTED]
-    rows = [
-        [f"{i.exercise} {i.id}", f"{i.seconds:.3g}", f"{i.slowest:.3g}", i.tried] for i in items
-    ]
+    rows = [[f"{i.exercise} {i.id}", i.seconds, i.slowest, i.tried] for i in items]
     if not rows:
         return ""
     columns = ["item", "median s", "slowest s", "run"]

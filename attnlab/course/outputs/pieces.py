@@ -21,7 +21,7 @@ svg.small { width: 8rem; } figure { margin: 1em 0; }
 .figures { display: flex; flex-wrap: wrap; gap: .4em 2.2em; margin: 1em 0; padding: 0; list-style: none;
   font-family: system-ui, sans-serif; font-size: .9rem; } .figures b { display: block; font-size: 1.35rem; }
 .box dl { display: grid; grid-template-columns: max-content 1fr; gap: .15em 1em; margin: .5em 0; font-size: .92rem; }
-.box dt { color: var(--soft); } .box dd { margin: 0; overflow-wrap: anywhere; } .box p { margin: .4em 0; }
+.box dt { color: var(--soft); max-width: 16rem; overflow-wrap: anywhere; } .box dd { margin: 0; overflow-wrap: anywhere; } .box p { margin: .4em 0; }
 .box.failed { border-left-color: var(--bad); } .box.failed .label { color: var(--bad); }
 .box.other { border-left-color: var(--warn); } .box.other .label { color: var(--warn); }
 details.box { padding: .4em 1.1em; margin: .7em 0; } .box summary.label { margin: .2em 0; }
@@ -49,7 +49,7 @@ def cell(value: object) -> str:
     if isinstance(value, Html):
         return str(value) if value.startswith("<td") else f"<td>{value}</td>"
     if isinstance(value, int | float):
-        return f'<td class="number">{number(value, 2)}</td>'
+        return f'<td class="number">{number(value, 2 if abs(value) >= 1 else 4)}</td>'
     return f"<td>{escape(value)}</td>"
 
 

@@ -67,9 +67,23 @@ def _exercise(grade: Grade, book: Book) -> str:
         ]
         columns = ["item", "what it looks at", "status", "earned", "points", "seconds"]
         body += pieces.table(columns, rows, f"Items of {grade.exercise}")
-    failed = [o for o in shown if not o.passed]
-    failed.sort(key=lambda o: o.status == "not run")  # of which there is little to say
-    return body + "".join(_failure(o, book, i == 0) for i, o in enumerate(failed))
+    failed = [o for o in shown if not o.passed and o.status != "not run"]
+    body += "".join(_failure(o, book, i == 0) for i, o in enumerate(failed))
+    return body + _not_run([o for o in shown if o.status == "not run"], book)
+
+
+def _not_run(outcomes: list[Outcome], book: Book) -> str:
+    """One box for all that was not run, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for o in outcomes:
+        message = view.visible(o, book.course.details).message or view.WORDS[o.status]
+        reasons.setdefault(message, []).append(o.item.id)
+    if not reasons:
+        return ""
+    body = '<details class="box other"><summary class="label">– not run</summary>'
+    return (
+        body + pieces.rows((", ".join(ids), why) for why, ids in reasons.items()) + "</details>\n"
+    )
 
 
 def _failure(outcome: Outcome, book: Book, opened: bool) -> str:

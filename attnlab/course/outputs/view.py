@@ -102,9 +102,9 @@ def text(outcome: Outcome, details: Details) -> str:
 
 def summary(grade: Grade) -> str:
     """One sentence: the public score, and that hidden items exist."""
-    words = f"public score {number(grade.public_score)}/{number(grade.public_points)}"
+    words = f"public score {number(grade.public_score, 2)}/{number(grade.public_points, 2)}"
     if k := grade.hidden_items:
-        worth = number(sum(o.item.points for o in grade.outcomes if o.item.hidden))
+        worth = number(sum(o.item.points for o in grade.outcomes if o.item.hidden), 2)
         words += f"; {k} hidden item{'s' if k > 1 else ''} worth {worth} points, not shown"
     if grade.status != "graded":
         words += f"; {grade.status}: {one_line(grade.message) or WORDS[grade.status]}"
