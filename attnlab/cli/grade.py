@@ -88,13 +88,14 @@ def grade(
     from attnlab.course import submissions as reading
     from attnlab.course.config import read_course
     from attnlab.course.gradebook import Gradebook
+    from attnlab.course.outputs import canvas
 
     if scheduler is not None and workers is not None:
         common.refuse(
             "--workers counts processes here; with --scheduler the cluster's workers grade"
         )
-    if roster is not None and not roster.is_file():
-        common.refuse(f"--roster: no file {roster}")
+    if roster is not None:
+        canvas.read_roster(roster)  # before hours of grading
     if out.resolve().is_relative_to(submissions.resolve()):
         common.refuse(f"--out: {out} lies in SUBMISSIONS, where it would be a student's")
     setting = classroom.with_track(read_course(course), track)
