@@ -16,6 +16,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Cluster:
             raise InputError(f"--scheduler needs Dask: {EXTRA}") from None
         self.address, self._distributed = address, distributed
         try:
-            self.client = distributed.Client(address, timeout=timeout, set_as_default=False)
+            self.client = distributed.Client(address, timeout=timeout)
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise InputError(
                 f"--scheduler: no Dask scheduler answers at {address} within {timeout:g} s ({_short(error)})"
@@ -124,49 +125,58 @@ class Cluster:
         seen = time.monotonic()
         try:
             while (backlog or busy) and not stop():
+                if threads := self._threads():
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > DESERTED:
+                    raise ClusterLost(
+                        f"--scheduler: {self.address} has had no worker for {DESERTED:g} s, or does not answer"
+                    )
                 # not all at once: the scheduler need not hold a whole class's files
-                while backlog and len(busy) < 4 * self._threads() + 4:
+                while backlog and len(busy) < 4 * threads:
                     job, tries = backlog.pop()
                     future = self.client.submit(grade_there, packed(job), judge, pure=False)
                     busy[future] = job, tries
-                with contextlib.suppress(TimeoutError):
-                    self._distributed.wait([*busy], timeout=POLL, return_when="FIRST_COMPLETED")
-                seen = time.monotonic() if self._alive() else seen
-                if time.monotonic() - seen > DESERTED:
-                    raise ClusterLost(f"--scheduler: no worker of {self.address} is left")
-                for future in [f for f in busy if f.status != "pending"]:
+                self._wait([*busy])
+                for future, result in self._done(busy):
                     job, tries = busy.pop(future)
-                    result = self._result(future)
                     if isinstance(result, Failed):
                         yield from backlog.failed(job, tries, result.reason)
                     else:
                         yield job, result
-            for future, (job, _) in busy.items():
-                if future.status == "finished":
-                    yield job, self._result(future)
+            for future, result in self._done(busy):
+                if not isinstance(result, Failed):
+                    yield busy[future][0], result
         finally:
             with contextlib.suppress(Exception):  # a scheduler that went away has nothing to cancel
                 self.client.cancel([*busy], force=True)
 
-    def _alive(self) -> bool:
-        """Is any worker left? Raises ClusterLost when the scheduler is gone."""
-        if self.client.status not in ("running", "connecting"):
-            raise ClusterLost(f"--scheduler: the connection to {self.address} was lost")
-        return bool(self._workers())
-
-    def _workers(self) -> dict[str, Any]:
-        return dict(self.client.scheduler_info(n_workers=-1)["workers"])
-
     def _threads(self) -> int:
-        return sum(worker["nthreads"] for worker in self._workers().values())
+        """Of all workers there are now; 0 while the scheduler does not answer."""
+        if self.client.status != "running":
+            return 0
+        try:
+            workers = self.client.scheduler_info()["workers"]
+        except OSError:
+            return 0
+        return sum(worker["nthreads"] for worker in workers.values())
 
-    def _result(self, future: Any) -> Result:
-        if future.status in ("lost", "cancelled"):
-            raise ClusterLost(f"--scheduler: {self.address} gave the jobs up ({future.status})")
-        error = future.exception()
-        if error is None:
-            return list(future.result())
-        return Failed(_short(error))
+    def _wait(self, futures: list[Any]) -> None:
+        """Until one is done, for POLL seconds at most."""
+        if not futures:
+            time.sleep(POLL)
+        with contextlib.suppress(TimeoutError, CancelledError):
+            self._distributed.wait(futures, timeout=POLL, return_when="FIRST_COMPLETED")
+
+    def _done(self, futures: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
+        """Those that are done, with what came of them. Raises ClusterLost where they were dropped."""
+        for future in [f for f in futures if f.status != "pending"]:
+            if future.status in ("lost", "cancelled"):
+                raise ClusterLost(f"--scheduler: the connection to {self.address} was lost")
+            with contextlib.suppress(TimeoutError):  # its worker died since: it is made again
+                if (error := future.exception(timeout=TIMEOUT)) is not None:
+                    yield future, Failed(_short(error))
+                else:
+                    yield future, list(future.result(timeout=TIMEOUT))
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -181,9 +191,7 @@ class Cluster:
 
 def grade_there(job: Job, judge: Judge | None = None) -> list[dict[str, Any]]:
     """On a worker: the course's folder is made anew from what the job carries, then it is graded."""
-    with tempfile.TemporaryDirectory(
-        prefix="attnlab-course-"
-    ) as folder:  # for our eyes alone: 0700
+    with tempfile.TemporaryDirectory(prefix="attnlab-course-") as folder:  # 0700: for us alone
         root = Path(folder, job.course.folder or "course")  # items bear the folder's name
         for name, data in (job.vectors or {}).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
