@@ -125,6 +125,7 @@ class Collection:
                 )
                 node.collection, node.exercise, node.lacks = self, name, lacks
                 node.track = syllabus.check_track(exhibit, track)
+                node.items = exam(name, self.course, node.track, self.seed).items
                 yield node
         if absent:
             folder = self.folder
@@ -166,7 +167,7 @@ class Collection:
         sums: dict[str, Score] = {}
         for category in ("passed", "failed", "error"):
             for report in terminalreporter.stats.get(category, []):
-                facts = dict(report.user_properties)
+                facts = dict(getattr(report, "user_properties", ()))
                 if "exercise" in facts:
                     sums.setdefault(facts["exercise"], Score()).add(facts, category == "passed")
         if not sums:
@@ -210,12 +211,12 @@ class ExerciseFile(pytest.File):
     collection: Collection
     exercise: str
     track: Track
+    items: list[Item]
     lacks: tuple[str, str] | None
     examiner: Examiner | None = None
 
     def collect(self) -> Iterator[pytest.Item]:
-        c = self.collection
-        for item in exam(self.exercise, c.course, self.track, c.seed).items:
+        for item in self.items:
             yield Graded.from_parent(self, name=f"{self.exercise}[{item.id}]", item=item)
 
     def setup(self) -> None:
