@@ -9,8 +9,9 @@ one formula to write, much is alike by nature. A copy of a shipped path is found
             that was pasted whole into a longer one, which has less of the first
     blocks  where: runs of equal tokens, longest first, as line ranges on both sides
 
-Why not a library: copydetect 0.5, the well-kept one for Python, takes files and folders on disk,
-compares all pairs, and knows neither common passages nor several files a submission.
+Why not a library: copydetect, the well-kept one for Python, fingerprints single files and compares
+every pair of them; it has no notion of what much of a class has alike nor of work spread over files,
+and brings Matplotlib and Jinja along for its own report.
 """
 
 from __future__ import annotations
