@@ -8,6 +8,17 @@ import time
 LOOK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
+def clear(folder: str, keep: set[str], seconds: float) -> bool:
+    """Remove what is in a folder, but for the names to keep; whether that was done in time."""
+    with os.scandir(folder) as entries:
+        for entry in [e for e in entries if e.name not in keep]:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+            elif not remove(entry.path, seconds):
+                return False
+    return True
+
+
 def remove(folder: str, seconds: float) -> bool:
     """Remove a folder whose owner has ended; whether that was done in time. Raises OSError.
 

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import traceback
@@ -76,7 +77,7 @@ def serve(control: socket.socket) -> None:
         if control.fileno() in ready:
             text, fds, _, _ = socket.recv_fds(control, 1 << 20, 2)
             if not text:
-                os._exit(0)
+                end({pid for _, pid in children.values()})
             order = json.loads(text)
             pid = os.fork()
             if not pid:
@@ -89,8 +90,8 @@ def serve(control: socket.socket) -> None:
             os.close(fd)
             _, status = os.waitpid(pid, 0)
             control.send(json.dumps({"ended": number, "status": status}).encode())
-            folder = os.path.join(setup["temporary"], str(number))
-            if os.path.isdir(folder) and not scratch.remove(folder, CLEARING):
+            live = {str(number) for number, _ in children.values()}
+            if not scratch.clear(setup["temporary"], live, CLEARING):
                 os._exit(0)  # the trusted process starts another server, with an empty folder
         reap({pid for _, pid in children.values()})
 
@@ -111,6 +112,17 @@ def become(
         traceback.print_exc()
     finally:
         os._exit(70)
+
+
+def end(mine: set[int]) -> None:
+    """End with the children, which are waited for, as whoever inherits them may not."""
+    for pid in mine:
+        os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            os._exit(0)
 
 
 def reap(mine: set[int]) -> None:

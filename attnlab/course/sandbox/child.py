@@ -199,10 +199,8 @@ class Child:
         scratch, most = self.sandbox.scratch, max(64, 4 * self.limits.file) << 20
         if scratch is not None and folders.folder_bytes(scratch, most) >= most:
             return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
-        if self.limits.processes > 1:
-            count = len(processes.descendants(self.pid)) + 1
-            if count > self.limits.processes:
-                return "crashed", f"ran more than {self.limits.processes} processes"
+        if self.limits.processes > 1 and self.sandbox.crowded():
+            return "crashed", f"ran more than {self.limits.processes} processes"
         return "", ""
 
     def _drain(self, so_far: int) -> bytes:

@@ -50,24 +50,28 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_tree(pid: int) -> None:
-    """Kill all below `pid`, which adopts orphans, until nothing is left; then itself."""
-    for _ in range(1000):
-        below = descendants(pid)
+def kill_below(pid: int) -> None:
+    """Kill all below `pid`, which adopts orphans, until nothing is left (or, in the kernel's hands, for 5 s)."""
+    deadline = time.monotonic() + 5.0
+    while (below := descendants(pid)) and time.monotonic() < deadline:
         for each in below:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(each, signal.SIGKILL)
-        if not below:
-            break
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if pid > 1:
-            os.kill(pid, signal.SIGKILL)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return True
+    return text.rsplit(")", 1)[1].split()[0] in "ZX"
 
 
 def wait_gone(pid: int, seconds: float) -> bool:
     """Whether a process ends within that time."""
     deadline = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists():
+    while not gone(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.002)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -146,22 +147,31 @@ class Sandbox:
 
     def kill(self) -> None:
         """End the server and all that it started, at once. The next session starts another."""
-        if self._process is not None:
-            if self.level != "bubblewrap":
-                processes.kill_tree(self.server_pid)
-            self._process.kill()
-            self._process.wait()
+        process, self._process = self._process, None
+        control, self._control = self._control, None
+        if process is not None and self.level != "bubblewrap" and self.server_pid:
+            processes.kill_below(self.server_pid)
+            assert control is not None
+            control.close()  # the server, whose all of them are now, waits for each and ends
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+        if process is not None:
+            process.kill()
+            process.wait()
             if self.server_pid:
                 processes.wait_gone(self.server_pid, 2.0)
-            self._process = None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        if control is not None:
+            control.close()
         self.server_pid = 0
         self._reports.clear()
         if self.scratch is not None:  # elsewhere it went with the mount namespace
             folders.remove(self.scratch)
             self.scratch.mkdir()
+
+    def crowded(self) -> bool:
+        """Whether more processes run than the limit allows each session."""
+        allowed = self.limits.processes * sum(s.alive for s in self._sessions)
+        return len(processes.descendants(self.server_pid)) > allowed
 
     @property
     def scratch(self) -> Path | None:
@@ -262,7 +272,10 @@ class Sandbox:
         args += ["--dev", "/dev"]
         if _takes_size():
             args += ["--size", str(max(64, 4 * self.limits.file) * MIB)]
-        args += ["--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+        args += ["--tmpfs", "/tmp", "--remount-ro", "/dev"]
+        if self.limits.processes > 1:  # where semaphores live
+            args += [*(["--size", str(16 * MIB)] if _takes_size() else []), "--tmpfs", "/dev/shm"]
+        args += ["--remount-ro", "/", "--chdir", "/tmp"]
         program = shutil.which("bwrap") or "bwrap"
         return [program, *args, "--", python, "-I", "-S", "/worker/worker.py", str(fd)]
 
@@ -292,6 +305,7 @@ class Sandbox:
         return lines[-1] if lines else ""
 
 
+@functools.cache
 def _takes_size() -> bool:
     """Whether this bwrap can bound a tmpfs (0.7 and later)."""
     from attnlab.course.sandbox.levels import bubblewrap_version

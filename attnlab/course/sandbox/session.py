@@ -115,6 +115,11 @@ class Session:
         answer = self._child.exchange(request, arrays, wall, cpu)
         return self._reply(answer, request["arguments"], arrays[:sent])
 
+    @property
+    def alive(self) -> bool:
+        """Whether a child of it runs."""
+        return self._child is not None and self._child.alive
+
     def close(self) -> None:
         """End the child. The session can be called again: it starts anew."""
         if self._child is not None:
