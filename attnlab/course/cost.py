@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from attnlab.bench.fit import exponent as fit
 from attnlab.contract import Exercise, InputError
@@ -46,6 +47,7 @@ class Ladder:
     seed: int
     seconds: dict[int, float]  # of the reference, by size
     floor: float | None  # its seconds at the tiny size; None where there are no such inputs
+    sizes: Mapping[str, Any] = field(default_factory=dict)  # those of the other dimensions
     _drawn: dict[tuple[int, int], Question] = field(default_factory=dict)
 
     def question(self, n: int, repeat: int) -> Question:
@@ -53,7 +55,9 @@ class Ladder:
         key = (n, repeat)
         if key in self._drawn:
             return self._drawn[key]
-        question = self.task.draw(n, seed_of(self.seed, "cost", n, repeat), telling=False)
+        question = self.task.draw(
+            n, seed_of(self.seed, "cost", n, repeat), self.sizes, telling=False
+        )
         if repeat < REPEATS:
             self._drawn[key] = question
         return question
@@ -74,19 +78,21 @@ def claim(task: OperationTask, exercise: Exercise | None) -> float | None:
     return cost.exponent if cost and cost.holds_from <= LARGEST_START else None
 
 
-def ladder(task: OperationTask, exponent: float, seed: int) -> Ladder:
+def ladder(
+    task: OperationTask, exponent: float, seed: int, sizes: Mapping[str, Any] | None = None
+) -> Ladder:
     """The sizes at which an exercise's cost is judged, and the reference's seconds there.
 
     Raises InputError where there are too few.
     """
     try:
-        floor = _timed(task, TINY, seed)[0]
+        floor = _timed(task, TINY, seed, sizes or {})[0]
     except InputError:
         floor = None
     seconds: dict[int, float] = {}
     n = START
     while True:
-        took, draw, inputs, outputs = _timed(task, n, seed)
+        took, draw, inputs, outputs = _timed(task, n, seed, sizes or {})
         if len(seconds) >= LEAST and (inputs > INPUTS or outputs > OUTPUTS):
             break
         seconds[n] = took
@@ -99,16 +105,18 @@ def ladder(task: OperationTask, exponent: float, seed: int) -> Ladder:
             f"{task.op.exhibit.name}: the reference is too slow, or its arrays too large, for cost "
             "to be judged; say so in the exercise's no_cost"
         )
-    return Ladder(task, exponent, seed, seconds, floor)
+    return Ladder(task, exponent, seed, seconds, floor, sizes or {})
 
 
-def _timed(task: OperationTask, n: int, seed: int) -> tuple[float, float, int, int]:
+def _timed(
+    task: OperationTask, n: int, seed: int, dims: Mapping[str, Any]
+) -> tuple[float, float, int, int]:
     """The least of the reference's seconds at size n, those of drawing inputs, and the bytes of
     inputs and outputs, optional ones among them."""
     best, draw, inputs, outputs = float("inf"), float("inf"), 0, 0
     for repeat in range(2):
         begun = time.process_time()
-        given = task.sample(n, seed_of(seed, "cost", n, repeat), task.vary)
+        given = task.sample(n, seed_of(seed, "cost", n, repeat), dims)
         drawn, started = time.process_time() - begun, time.process_time()
         made = task.op.exhibit.run(task.name, backend="numpy", **given)
         best, draw = min(best, time.process_time() - started), min(draw, drawn)

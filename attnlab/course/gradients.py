@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,6 +89,6 @@ class Gradient:
         )
 
 
-def gradient(task: OperationTask, n: int, seed: int, varied: bool) -> Gradient:
-    """A draw of size n."""
-    return Gradient(task, task.draw(n, seed, varied=varied), seed_of(seed, "cotangent"))
+def gradient(task: OperationTask, draw: Callable[[], Question], seed: int) -> Gradient:
+    """The gradients of a draw, cotangents by the seed."""
+    return Gradient(task, draw(), seed_of(seed, "cotangent"))

@@ -72,6 +72,12 @@ class Exam:
         self.assignment = course.assignment(exhibit.name)
         self.headline, self.parts = tasks(exhibit, track, self.assignment)
         self.base = base(self.headline, self.seed)
+        if not self.headline.tells(self.base):
+            raise InputError(
+                f"exercise.{exhibit.name}.vary: no answer at the sizes graded depends on "
+                f"{', '.join(self.assignment.vary)}, so that a copied reference would pass; vary another "
+                "option, or another value"
+            )
         self.properties = properties(self.headline, self.seed, self.base)
         listed = [
             *self._parts(), *self._vectors("public"), *self._fresh(), *self._properties(),
@@ -124,7 +130,7 @@ class Exam:
 
     def _fresh(self) -> Iterator[Entry]:
         for i, n in enumerate(FRESH, 1):  # every size is there once: no draw repeats
-            draw = partial(self.headline.draw, n, seed_of(self.seed, "fresh", i), varied=i > 1)
+            draw = partial(_roomy, self.headline, n, seed_of(self.seed, "fresh", i), i > 1)
             yield self._asked(self.headline, "fresh", str(i), f"fresh inputs, n = {n}", draw)
 
     def _properties(self) -> Iterator[Entry]:
@@ -141,7 +147,9 @@ class Exam:
             return
         for i, n in enumerate(GRADIENT, 1):
             seed = seed_of(self.seed, "gradient", i)
-            made: Callable[[], Gradient] = cache(partial(gradient, task, n, seed, i > 1))
+            made: Callable[[], Gradient] = cache(
+                partial(gradient, task, partial(_roomy, task, n, seed, i > 1), seed)
+            )
             item = Item(
                 f"{task.name}/gradient-{i}", task.name, "gradient", about=f"gradients, n = {n}"
             )
@@ -169,7 +177,7 @@ class Exam:
     def ladder(self) -> cost.Ladder:
         claim = cost.claim(self.headline, self.exhibit.exercise)
         assert claim is not None
-        return cost.ladder(self.headline, claim, seed_of(self.seed, "cost"))
+        return cost.ladder(self.headline, claim, seed_of(self.seed, "cost"), self.base.drawn)
 
     def _vectors(self, which: Kind) -> Iterator[Entry]:
         """Cases of test vectors: the shipped ones and the course's own, or the hidden ones."""
@@ -206,6 +214,17 @@ class Exam:
                 if which == "public" and path == own:
                     label = f"{path.parent.parent.name or 'course'}-{case.name}"
                 yield self._asked(task, which, label, about, lambda q=question: q)  # type: ignore[misc]
+
+
+def _roomy(task: OperationTask, n: int, seed: int, varied: bool) -> Question:
+    """A draw of size n; of a larger one where the course's options fit no inputs so small."""
+    for size in (n, n + 6, n + 12):
+        try:
+            return task.draw(size, seed, varied=varied)
+        except InputError:
+            if not task.vary:
+                raise
+    return task.draw(n + 24, seed, varied=varied)
 
 
 def stored(task: OperationTask, case: Case, recompute: bool) -> Question | None:

@@ -93,13 +93,13 @@ class Examiner:
     ) -> Grade:
         """The grade, with items that are worth nothing left out unless `everything` is asked for."""
         started = time.perf_counter()
+        session = self.candidate.session  # where it cannot be made, there is nothing to grade
         outcomes = []
         for item in self.items:
             if item.points or everything:
                 outcomes.append(self.run(item))
                 if on_outcome:
                     on_outcome(outcomes[-1])
-        session = self.candidate.session
         malformed = session.status != "passed"
         return Grade(
             student=student,
@@ -107,7 +107,7 @@ class Examiner:
             track=self.track,
             outcomes=tuple(outcomes),
             status="malformed" if malformed else "graded",
-            message=session.message if malformed else "",
+            message=_unreadable(session) if malformed else "",
             points=self.exam.assignment.points,
             seed=self.seed,
             course=self.course.version(self.exhibit.name),
@@ -125,7 +125,7 @@ class Examiner:
         candidate = self.candidate
         session = candidate.session
         if session.status != "passed":
-            return Verdict("malformed", session.message)
+            return Verdict("malformed", _unreadable(session))
         if entry.item.function not in session.defined:
             return Verdict("missing", f"the file defines no function {entry.item.function}")
         if candidate.exhausted:
@@ -195,8 +195,8 @@ def grade_submission(
         for name in [n for n in waiting if f"{n}.py" not in files]:
             done(_unmarked(student, exams[name], course, seed, level, everything, on_outcome))
             waiting.remove(name)
-        try:
-            if waiting:
+        while waiting:
+            try:
                 with Sandbox(files, each, course.limits, level, course.packages) as sandbox:
                     while waiting:
                         examiner = Examiner(sandbox, waiting[0], course, each, seed)
@@ -204,13 +204,18 @@ def grade_submission(
                         examiner.close()
                         waiting.pop(0)
                         done(replace(grade, isolation=level))
-        except InputError:
-            raise
-        except Exception:
-            note = traceback.format_exc()
-            for name in waiting:
+            except InputError:
+                raise
+            except Exception:  # this exercise is lost; the others get a sandbox of their own
+                note, name = traceback.format_exc(), waiting.pop(0)
                 done(_unmarked(student, exams[name], course, seed, level, everything, None, note))
     return [grades[name] for name in names]
+
+
+def _unreadable(session: Any) -> str:
+    """Why a file could not be imported, and where."""
+    where = getattr(session, "where", "")
+    return f"{session.message} ({where})" if where else session.message
 
 
 def _unmarked(

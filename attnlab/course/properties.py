@@ -38,7 +38,13 @@ class Property:
 
 def base(task: OperationTask, seed: int) -> Question:
     """The call that has to be answered rightly before any property, or cost, counts."""
-    return task.draw(N, seed_of(seed, "property", "base"))
+    return _drawn(task, seed, "base")
+
+
+def _drawn(task: OperationTask, seed: int, kind: str, n: int = N, **sizes: Any) -> Question:
+    """A draw whose sizes and options are the same for every seed."""
+    trial = task.draw(n, seed_of(0, "property", kind), sizes)
+    return task.draw(n, seed_of(seed, "property", kind), trial.drawn)
 
 
 def properties(task: OperationTask, seed: int, base: Question) -> list[Property]:
@@ -55,9 +61,8 @@ class _Properties:
         self.task, self.op, self.seed, self.base = task, task.op, seed, base
         self.causes = {"causal": True} if self.op.option("causal") else {}
 
-    def _draw(self, kind: str, n: int = N, seed: int | None = None, **sizes: Any) -> Question:
-        seed = self.seed if seed is None else seed
-        return self.task.draw(n, seed_of(seed, "property", kind), sizes)
+    def _draw(self, kind: str, n: int = N, **sizes: Any) -> Question:
+        return _drawn(self.task, self.seed, kind, n, **sizes)
 
     def single(self) -> Property | None:
         try:
@@ -128,8 +133,8 @@ class _Properties:
         """Inputs change at `changed` of the dimensions; outputs at `kept` of the first must not."""
 
         def pair(seed: int) -> tuple[Question, Question]:
-            before = self._draw(name, seed=seed, **sizes)
-            other = self._draw(name, seed=seed + 1, **sizes)
+            before = _drawn(self.task, seed, name, **sizes)
+            other = self.task.draw(N, seed_of(seed, "other", name), before.drawn, telling=False)
             given = perturbed(self.task, before.given, other.given, dims, changed)
             return before, self.task.question(given)
 
@@ -168,7 +173,7 @@ class _Properties:
         compiled loop reads past the end of an array instead of raising."""
         if self.task.track == "numba":
             return []
-        trial = self._draw("refusal", seed=0)
+        trial = _drawn(self.task, 0, "base")
         chosen: list[tuple[str, int | None, str]] = []
         for name, axis, about in bad_shapes(self.task, trial.given):
             if len(chosen) < REFUSALS and self._refused(trial.given, name, axis):

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from attnlab.expressions import evaluate, names_in
 from attnlab.flat import declared, flatten
 
 RTOL, ATOL = 1e-6, 1e-8  # of float64 answers
-TRIES = 20  # draws of options that the reference may refuse before we give up
+TRIES = 100  # draws of options, which the reference may refuse
+TELLING = 20  # of those that it takes, for one whose answer shows the course's options
 
 
 class Unnamed(ValueError):
@@ -40,7 +41,7 @@ class Question:
     arguments of the reference (the contract's order of axes, the course's options among them).
 
     `rules` compares outputs as test vectors do ("exact", "set", "ties", "skip"); sizes are the
-    named dimensions of the call.
+    named dimensions of the call, drawn the sizes and options that a draw chose.
     """
 
     arguments: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Question:
     atol: float = ATOL
     rules: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict)
 
 
 def seed_of(*parts: object) -> int:
@@ -94,25 +96,26 @@ class OperationTask:
         where dim is 4) are passed over, as long as there are others. Raises InputError where the
         reference refuses what was asked for.
         """
-        rng, found = np.random.default_rng(seed), None
+        rng, found, told = np.random.default_rng(seed), None, 0
         why = InputError(f"{self.name}: no inputs of size {n}")
         for attempt in range(TRIES if varied or (telling and self.vary) else 1):
             choose = varied or attempt > 0
             drawn = {k: _pick(v, rng) for k, v in self.op.vary.items()} if choose else {}
-            drawn |= dict(sizes or {}) | self.vary
+            drawn |= dict(sizes or {})
             try:
                 given = self.sample(n, seed + attempt, drawn)
-                found = self.question(given, _describe({"n": n} | drawn, self.vary))
+                made = self.question(given, _describe({"n": n} | drawn, self.vary))
             except InputError as error:
                 why = error
                 continue
-            if not telling or self._tells(found):
+            found, told = replace(made, drawn=drawn), told + 1
+            if not telling or told >= TELLING or self.tells(found):
                 break
         if found is None:
             raise why
         return found
 
-    def _tells(self, question: Question) -> bool:
+    def tells(self, question: Question) -> bool:
         """Whether leaving the course's options out gives another answer."""
         if not self.vary:
             return True
@@ -133,6 +136,10 @@ class OperationTask:
         if self.example is not None:
             return self.example(n, np.random.default_rng(seed)) | self.vary
         known = {k: v for k, v in sizes.items() if k in self.op.sizes or self.op.option(k)}
+        for name, value in self.vary.items():  # a size and an option may share their name alone
+            default = self.op.sizes.get(name)
+            if default is None or type(default) is type(value):
+                known[name] = value
         supplied = self.op.prepared(n, seed, **known)
         return supplied | self.op.sample(n, seed, **known) | self.vary
 

@@ -15,6 +15,8 @@ from attnlab.contract import InputError
 from attnlab.course.config import Assignment, Course, read_course
 from attnlab.course.items import exam
 from attnlab.course.model import KINDS
+from attnlab.course.skeleton import asked
+from attnlab.course.standalone import standalone
 from attnlab.course.tasks import Unnamed, tasks
 from attnlab.registry import find, names
 from attnlab.vectors import read
@@ -141,6 +143,21 @@ def test_a_varied_option_tells_even_where_it_equals_the_default_of_some_sizes() 
     course = replace(COURSE, assignments={"landmark": Assignment("landmark", vary={"scale": 0.5})})
     copied = graded("landmark", course=course)
     assert {o.item.kind for o in copied.outcomes if o.passed} == {"part"}
+
+
+def test_an_option_that_changes_no_answer_is_refused() -> None:
+    course = replace(COURSE, assignments={"lightning": Assignment("lightning", vary={"block": 4})})
+    with pytest.raises(
+        InputError, match=r"exercise\.lightning\.vary: no answer .* depends on block"
+    ):
+        exam("lightning", course, "numpy", 1)
+
+
+def test_options_that_need_room_get_it() -> None:
+    name, vary = "salient_relevance", {"patch": 5}  # no image of two rows has such patches
+    course = replace(COURSE, weights={"cost": 0}, assignments={name: Assignment(name, vary=vary)})
+    text = standalone(find(name), asked(find(name)), defaults=vary)
+    assert graded(name, text, course=course).score == 100
 
 
 def test_axes_in_the_order_of_the_course() -> None:
