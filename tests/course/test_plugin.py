@@ -133,8 +133,9 @@ def test_nothing_of_the_folder_is_imported_here(folder: Path) -> None:
     # what pytest itself was made to import before the plugin could object is refused
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -p helper\npythonpath = .\n")
     done = grade(folder.parent, "--submission", "work", *chosen)
-    assert done.returncode == 4
-    assert "imported from the submission" in done.stderr
+    assert done.returncode != 0
+    # older versions of pytest do not find the module yet
+    assert re.search('imported from the submission|Error importing plugin "helper"', done.stderr)
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = grade(folder.parent, "--submission", "work", *chosen)
     assert done.returncode == 4
