@@ -57,7 +57,7 @@ def test_hostile_submissions_earn_nothing(sandbox: Sandbox, name: str) -> None:
     right = [o.item.id for o in grade.outcomes if o.passed]
     assert grade.score == 0, right
     assert set(right) <= {"attend/public-single"}, "one key, one number: who returns v is right"
-    assert {o.status for o in grade.outcomes} <= {
+    assert {o.status for o in grade.outcomes if not o.passed} <= {
         "wrong", "error", "not implemented", "missing", "malformed", "bad value", "timeout",
         "memory", "output", "crashed", "not run",
     }  # fmt: skip
