@@ -83,6 +83,11 @@ def test_noise_gets_a_second_look() -> None:
     assert verdict(noisy).passed
 
 
+def test_what_is_as_quick_as_the_reference_grows_slowly_enough() -> None:
+    assert verdict(lambda n, i: 1e-4 + 1e-8 * n**2).passed  # 10.6 ms of 11.2 at the largest size
+    assert not verdict(lambda n, i: 1e-4 + 2e-8 * n**2).passed
+
+
 def test_a_slow_machine_is_no_growth() -> None:
     """Times with a spread of a third, ten times over."""
     for seed in range(10):
