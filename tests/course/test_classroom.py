@@ -24,6 +24,7 @@ from attnlab.course.gradebook import Gradebook
 from attnlab.course.model import Grade
 from attnlab.course.pool import Backlog, Failed, Job
 from attnlab.course.submissions import Submission, find
+from attnlab.course.summary import summarise
 
 COURSE = Course(exercises=fake_judge.NAMES)
 Files = Mapping[str, str]
@@ -207,6 +208,24 @@ def test_a_stopped_run_keeps_what_it_has(book: Gradebook) -> None:
     rest = plan(class_, COURSE, book)
     assert rest.done == 6
     assert rest.total == 9
+
+
+def test_the_summary_counts_who_sent_nothing(book: Gradebook) -> None:
+    class_ = [submission("anna"), Submission("ben"), Submission("cleo", problem="no zip")]
+    run(plan(class_, COURSE, book, seed=3), book)
+    summary = summarise(book.grades())
+    anna = [g.score for g in book.grades("anna")]
+    assert summary.students == 3
+    assert summary.mean == pytest.approx(sum(anna) / 300 / 3)
+    assert [row.name for row in summary.rows] == sorted(fake_judge.NAMES)
+    assert [row.mean for row in summary.rows] == pytest.approx([s / 300 for s in anna])
+    assert {(row.grades, row.missing, row.malformed, row.faults) for row in summary.rows} == {
+        (3, 1, 1, 0)
+    }
+    assert summary.failures == {"wrong": sum(s < 100 for s in anna)}
+    book.put(replace(book.grades("ben")[0], status="grader error", outcomes=()))
+    assert summarise(book.grades()).faults == 1
+    assert summarise([]).mean == 0
 
 
 def fill(folder: Path, students: int) -> Path:

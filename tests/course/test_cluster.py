@@ -19,12 +19,17 @@ import pytest
 
 from attnlab.contract import InputError
 from attnlab.course import cluster as clusters
+from attnlab.course.answer import answer
 from attnlab.course.classroom import grade_class, plan
 from attnlab.course.cluster import Cluster, ClusterLost
 from attnlab.course.config import Course, read_course
 from attnlab.course.gradebook import Gradebook
 from attnlab.course.pool import Job
+from attnlab.course.sandbox import available
+from attnlab.course.skeleton import skeleton
 from attnlab.course.submissions import Submission
+from attnlab.paths import vectors_dir
+from attnlab.registry import find
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 COURSE = Course(exercises=fake_judge.NAMES)
@@ -147,6 +152,39 @@ def test_a_submission_that_kills_its_worker_costs_itself(hall: Hall, tmp_path: P
     assert lost.extra["note"] == "RuntimeError: the judge is confused"
     assert {g.status for g in made.values()} == {"graded"}
     assert len(made) == 5
+
+
+@pytest.mark.skipif(
+    all(why for level, why in available().items() if level != "none"),
+    reason="nothing isolates on this machine",
+)
+def test_the_command_grades_on_a_cluster(hall: Hall, tmp_path: Path) -> None:
+    """Real sandboxes on a worker that shares no folder: the course's hidden vectors reach it."""
+    hall.hire(1)
+    exhibit = find("attention")
+    (tmp_path / "autumn" / "hidden").mkdir(parents=True)
+    (tmp_path / "autumn" / "course.toml").write_text('exercises = ["attention"]\n')
+    for suffix in ("npz", "json"):
+        file = vectors_dir() / f"attention.{suffix}"
+        (tmp_path / "autumn" / "hidden" / file.name).write_bytes(file.read_bytes())
+    for student, text in (
+        ("anna", answer(exhibit)["attention.py"]),
+        ("ben", skeleton(exhibit).encode()),
+    ):
+        (tmp_path / "class" / student).mkdir(parents=True)
+        (tmp_path / "class" / student / "attention.py").write_bytes(text)
+    words = ["grade", "class", "--out", "out", "--course", "autumn", "--scheduler", hall.address]
+    done = subprocess.run(
+        [sys.executable, "-m", "attnlab", *words, "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["isolation"] != "none"
+    assert [g["score"] for g in document["grades"]] == [pytest.approx(100), 0]
+    with Gradebook.reading(tmp_path / "out") as book:
+        anna, _ = book.grades()
+    assert sum(o.item.hidden and o.passed for o in anna.outcomes) == anna.hidden_items > 0
 
 
 def test_levels_of_isolation_on_the_workers(hall: Hall) -> None:
