@@ -68,7 +68,8 @@ def _broken(name: str, number: int, function: str) -> Callable[..., Any] | None:
 def _answers(task: Task, function: Callable[..., Any], question: Question) -> dict[str, Any]:
     """Flat answers of one of our own functions to a question."""
     from attnlab.checks import convert
-    from attnlab.course.tasks import HelperTask, leaves
+    from attnlab.course.tasks import HelperTask
+    from attnlab.course.trees import leaves
     from attnlab.flat import flatten
 
     if isinstance(task, HelperTask):

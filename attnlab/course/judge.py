@@ -28,6 +28,7 @@ from attnlab.course.model import Details, Grade, Item, Outcome, Status, Track
 if TYPE_CHECKING:
     from attnlab.course.sandbox import Sandbox
 
+MESSAGE = 1000  # characters of a message, which may quote the submission
 PRINTED = 2000  # characters of what a submission printed
 
 BARE: dict[Status, str] = {
@@ -148,7 +149,7 @@ class Examiner:
             item=item,
             status=verdict.status,
             earned=earned,
-            message=message,
+            message=" | ".join(message.splitlines())[:MESSAGE],
             difference=veil(verdict.difference, details),
             diagnosis=self._diagnosis(verdict),
             inputs=entry.inputs(),

@@ -18,7 +18,8 @@ from attnlab.checks import convert
 from attnlab.contract import Array, InputError
 from attnlab.course.candidate import Candidate, Verdict, failed
 from attnlab.course.difference import compare
-from attnlab.course.tasks import OperationTask, Question, seed_of, tokens, undecorated
+from attnlab.course.tasks import OperationTask, Question, seed_of, undecorated
+from attnlab.course.trees import tokens
 
 N = 9  # an awkward small size: odd, no multiple of any tile
 CUT = N // 2

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from attnlab.checks import convert, unify
 from attnlab.contract import Array, Exhibit, Group, InputError, Operation, Part
 from attnlab.course.config import Assignment
 from attnlab.course.model import TRACKS, Track
+from attnlab.course.trees import copied, leaves, permutation, tokens
 from attnlab.expressions import evaluate, names_in
 from attnlab.flat import declared, flatten
 
@@ -321,12 +322,12 @@ class HelperTask:
 
     def question(self, given: Mapping[str, Any], about: str = "") -> Question:
         """The question that these arguments make."""
-        made = undecorated(self.exhibit, self.name)(**_copied(given))
+        made = undecorated(self.exhibit, self.name)(**copied(given))
         return Question(dict(given), self._flat(made), dict(given), about=about)
 
     def reference(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Flat answers of reference.py."""
-        return self._flat(undecorated(self.exhibit, self.name)(**_copied(given)))
+        return self._flat(undecorated(self.exhibit, self.name)(**copied(given)))
 
     def _flat(self, made: Any) -> dict[str, Any]:
         return dict(leaves(made))
@@ -378,61 +379,6 @@ def tasks(
     return headline, parts
 
 
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(flat name, leaf) of a tree: mappings by key, lists and tuples by place, "result" for a bare
-    value; a list of numbers is one array."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        for key, member in value.items():
-            yield from leaves(member, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, tuple | list) and not (value and all(_number(v) for v in value)):
-        if not value:
-            yield name or "result", np.zeros(0)
-        for i, member in enumerate(value):
-            yield from leaves(member, f"{name or 'result'}[{i}]")
-    else:
-        yield name or "result", value if value is None else np.asarray(value)
-
-
-def tokens(shape: str, array: Any) -> list[str]:
-    """Names of the axes, of the alternative that fits by rank; none where no one fits."""
-    for choice in shape.split(" | "):
-        if len(choice.split()) == np.ndim(array):
-            return choice.split()
-    return []
-
-
-def permutation(shape: str, order: str) -> list[int]:
-    """Axes for `transpose` that bring `shape` into `order`; of equal names the first comes first."""
-    names: list[str | None] = list(shape.split())
-    axes = []
-    for token in order.split():
-        axes.append(names.index(token))
-        names[axes[-1]] = None
-    return axes
-
-
-def arrays(value: Any) -> Iterator[np.ndarray]:
-    """Every array in arguments or outputs."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from arrays(member)
-    elif isinstance(value, list | tuple):
-        for member in value:
-            yield from arrays(member)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, Mapping):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, list) else value
-
-
 def _pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
     return values[int(rng.integers(len(values)))]
 
@@ -449,12 +395,6 @@ def _owner(specs: Sequence[Array | Group], flat: str) -> str:
             continue
         return spec.keyword
     return flat
-
-
-def _number(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return not value.ndim and value.dtype.kind in "fiub"
-    return isinstance(value, int | float | np.generic) and not isinstance(value, str)
 
 
 def _kind(value: Any) -> str:

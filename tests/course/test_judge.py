@@ -157,6 +157,17 @@ def test_an_exception_is_quoted_but_not_at_no_detail() -> None:
         assert ("first value" in outcome.message) == quoted
 
 
+def test_a_message_is_one_line_of_bounded_length() -> None:
+    def shout(f: Any, **a: Any) -> Any:
+        return {"a\n" * 10_000: f(**a)["out"]}
+
+    grade = graded("attention", change=wrapped("attend", shout))
+    message = next(o.message for o in grade.outcomes if o.item.kind == "fresh")
+    assert "returned no 'out'" in message
+    assert len(message) <= judge.MESSAGE
+    assert "\n" not in message
+
+
 # --- limits --------------------------------------------------------------------------------------
 
 
