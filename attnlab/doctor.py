@@ -22,6 +22,7 @@ EXTRAS = {
     "transformers": "hf",
     "scikit-learn": "images",
     "hypothesis": "dev",
+    "distributed": "cluster",
 }
 
 
