@@ -50,7 +50,7 @@ class Limits:
     memory: int = 1024  # beyond what the imports take
     processes: int = 1  # the worker itself; more allows subprocesses
     file: int = 16  # written to its private /tmp, each file
-    output: int = 256  # KiB printed, an exercise
+    output: int = 256  # KiB printed, an item
     reply: int = 64  # what a call may return
 
 
@@ -106,7 +106,9 @@ class Course:
     def _settings(self, name: str) -> str:
         a = self.assignment(name)
         parts = [self.track_of(name), self.limits, sorted(self.weights_of(name).items()), a.points]
-        return repr([*parts, sorted(a.vary.items()), sorted(a.order.items()), self.packages])
+        return repr(
+            [*parts, sorted(a.vary.items()), sorted(a.order.items()), self.packages, self.details]
+        )
 
 
 def read_course(folder: str | Path | None) -> Course:

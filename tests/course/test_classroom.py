@@ -85,6 +85,7 @@ def test_what_is_new_or_changed_is_graded_again(book: Gradebook) -> None:
     assert len(due(anna, ben, course=classroom.with_track(dearer, "torch"))) == 6
     assert due(anna, ben, course=dearer) == set()  # the other track's grades are still there
     assert len(due(anna, ben, course=dearer, regrade=True)) == 6
+    assert len(due(anna, ben, course=replace(dearer, details="none"))) == 6  # told otherwise
 
 
 def test_only_some_exercises(book: Gradebook) -> None:
