@@ -55,11 +55,10 @@ class Work:
 
 @dataclass
 class Tally:
-    """How a run went; `stopped` when it was told to stop before the end."""
+    """How far a run has come."""
 
     graded: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
-    stopped: bool = False
 
     def count(self, grade: Grade) -> None:
         self.graded += 1
