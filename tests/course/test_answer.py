@@ -62,8 +62,7 @@ print(json.dumps(np.asarray(out).tolist()))
 """
 
 
-@pytest.mark.parametrize("track", ["torch", "numba"])
-@pytest.mark.parametrize("name", ["attention", "landmark"])
+@pytest.mark.parametrize(("name", "track"), [("attention", "numba"), ("landmark", "torch")])
 def test_a_path_runs_where_attnlab_is_not(name: str, track: Any, tmp_path: Path) -> None:
     exhibit = registry.find(name)
     for path, content in answer(exhibit, track).items():
