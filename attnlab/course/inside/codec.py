@@ -27,6 +27,7 @@ import numpy as np
 MAGIC = b"ALAB"
 PREFIX = struct.Struct("<4sIQ")
 HEADER_LIMIT = 4 << 20
+DIRECTORY_LIMIT = 1 << 20
 DEPTH, NODES = 16, 200_000
 PLAIN = "biufcUS"  # kinds of dtype that travel
 
@@ -108,8 +109,12 @@ def decode(node, arrays, kinds=None, make=None, places=None):
         if type(part) is not list or len(part) < 2:
             raise Malformed("a value that is no node")
         tag, content = part[0], part[1]
-        if tag == "v" and (content is None or type(content) in (bool, int, float, str)):
+        if tag == "v" and (content is None or type(content) in (bool, float)):
             return content
+        if tag == "v" and type(content) is int and not abs(content) >> 256:
+            return content
+        if tag == "v" and type(content) is str:
+            return text(content)
         if tag == "a" and type(content) is int and 0 <= content < len(arrays) and len(part) == 3:
             kind = part[2]
             if kind not in ("array", "tensor", "scalar"):
@@ -133,11 +138,21 @@ def decode(node, arrays, kinds=None, make=None, places=None):
                 key = entry[0]
                 if type(key) not in (str, int, float, bool):
                     raise Malformed("a mapping with odd keys")
+                key = text(key) if type(key) is str else key
                 members[key] = walk(entry[1], join(path, key), depth + 1)
             return members
         raise Malformed("a value that is no node")
 
     return walk(node, "", 0)
+
+
+def text(value):
+    """The text. Raises Malformed where it holds half characters, which no file would take."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Malformed("text that is no Unicode") from None
+    return value
 
 
 def join(path, key):
@@ -146,11 +161,11 @@ def join(path, key):
 
 def frame(header, arrays=()):
     """One message as bytes. Raises Malformed where the header is too long."""
-    text = json.dumps(header).encode("utf-8", "surrogatepass")
-    if len(text) > HEADER_LIMIT:
-        raise Malformed(f"a description of {len(text)} bytes; at most {HEADER_LIMIT} travel")
+    told = json.dumps(header).encode("ascii")
+    if len(told) > HEADER_LIMIT:
+        raise Malformed(f"a description of {len(told)} bytes; at most {HEADER_LIMIT} travel")
     archive = pack(arrays) if arrays else b""
-    return b"".join((PREFIX.pack(MAGIC, len(text), len(archive)), text, archive))
+    return b"".join((PREFIX.pack(MAGIC, len(told), len(archive)), told, archive))
 
 
 def prefix(data, limit):
@@ -163,10 +178,10 @@ def prefix(data, limit):
     return header, archive
 
 
-def parse(text):
+def parse(data):
     """The header's JSON object. Raises Malformed."""
     try:
-        header = json.loads(text.decode("utf-8", "surrogatepass"))
+        header = json.loads(data.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise Malformed(f"a header that is no JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):
@@ -191,6 +206,7 @@ def unpack(data):
     """The arrays of an archive, read-only views of its bytes. Raises Malformed."""
     if not data:
         return []
+    _check_directory(data)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -207,6 +223,15 @@ def unpack(data):
         raise
     except Exception as error:  # zipfile raises many kinds over broken bytes
         raise Malformed(f"no archive ({type(error).__name__})") from None
+
+
+def _check_directory(data):
+    """The archive's table of contents is short, before anybody reads it."""
+    end = data[-22:]
+    if len(end) < 22 or end[:4] != b"PK\5\6" or data[-42:-38] == b"PK\6\7":
+        raise Malformed("no archive (its end is missing)")
+    if int.from_bytes(end[12:16], "little") > DIRECTORY_LIMIT:
+        raise Malformed("an archive of too many arrays")
 
 
 def _array(data):
@@ -229,9 +254,14 @@ def _array(data):
         raise Malformed("an array that announces other than it holds")
     if not rest:
         return np.zeros(shape, dtype)
-    return np.frombuffer(data, dtype, count, stream.tell()).reshape(
-        shape, order="F" if fortran else "C"
-    )
+    array = np.frombuffer(data, dtype, count, stream.tell())
+    if dtype.kind == "b" and array.view(np.uint8).max() > 1:  # neither true nor false
+        array = array.view(np.uint8) != 0
+    if dtype.kind == "U":
+        codes = array.view(dtype.str[0] + "u4")
+        if (codes > 0x10FFFF).any() or (codes >> 11 == 0xD800 >> 11).any():
+            raise Malformed("text that is no Unicode")
+    return array.reshape(shape, order="F" if fortran else "C")
 
 
 def size(arrays):

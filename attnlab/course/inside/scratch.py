@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-LOOK = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+LOOK = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def clear(folder: str, keep: set[str], seconds: float) -> bool:

@@ -131,7 +131,8 @@ class Child:
         printed += self._drain(len(printed))
         if answer.status:
             self._end(answer, bytes(printed))
-        answer.printed = bytes(printed[: self.limits.output << 10]).decode("utf-8", "replace")
+        told = bytes(printed[: self.limits.output << 10]).decode("utf-8", "replace")
+        answer.printed = printable(told)
         return answer
 
     def close(self) -> None:
@@ -143,6 +144,11 @@ class Child:
         if self.limits.processes > 1 or self.sandbox.report(self.number) is None:
             self.sandbox.kill()
         self._close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked: it is there, and did not go down with another."""
+        return self.alive and not self._ended()
 
     def drop(self) -> None:
         """Let go: the whole sandbox is about to be killed."""
@@ -232,6 +238,15 @@ class Child:
         os.close(self.output)
         if self.pidfd >= 0:
             os.close(self.pidfd)
+
+
+CONTROLS = {i: "\ufffd" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """Text that neither a terminal nor a file minds: no control characters, no half characters."""
+    whole = text.encode("utf-8", "replace").decode().replace("\r\n", "\n")
+    return whole.translate(CONTROLS)
 
 
 class _Incoming:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -18,6 +17,8 @@ DEPTH = 50  # of folders in folders
 
 def make() -> tuple[Path, int]:
     """(a new folder, a lock on it that lasts as long as this process or until it is closed)."""
+    import fcntl
+
     base = _base()
     _sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
@@ -37,6 +38,8 @@ def _base() -> Path:
 
 def _sweep(base: Path) -> None:
     """Remove what a process left that was killed: folders of this user that nobody has locked."""
+    import fcntl
+
     for folder in base.glob(PREFIX + "*"):
         with contextlib.suppress(OSError):
             if folder.stat().st_uid != os.getuid():

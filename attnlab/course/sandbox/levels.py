@@ -85,7 +85,20 @@ def _bubblewrap() -> str:
     python = str(system.python())
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", *places]
     command += ["--ro-bind", python, python, "--dev", "/dev", "--tmpfs", "/tmp"]
-    command += ["--remount-ro", "/dev", "--", python, "-I", "-S", "-c", "print('inside')"]
+    command += [
+        "--cap-drop",
+        "ALL",
+        "--remount-ro",
+        "/dev",
+        "--remount-ro",
+        "/",
+        "--",
+        python,
+        "-I",
+        "-S",
+        "-c",
+        "print('inside')",
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL

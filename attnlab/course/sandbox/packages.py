@@ -12,7 +12,7 @@ from attnlab.course.model import Track
 
 TRACKS: dict[Track, tuple[str, ...]] = {
     "numpy": ("numpy", "scipy", "jaxtyping"),
-    "numba": ("numpy", "scipy", "jaxtyping", "numba"),
+    "numba": ("numpy", "scipy", "jaxtyping", "numba", "threadpoolctl"),
     "torch": ("numpy", "jaxtyping", "torch"),
 }
 IMPORTS: dict[Track, tuple[str, ...]] = {  # what the server imports before it forks

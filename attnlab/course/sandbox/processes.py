@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 
-def send(pidfd: int, number: int = signal.SIGKILL) -> None:
-    """Signal a process by its descriptor, which no later process can inherit."""
+def send(pidfd: int, number: int | None = None) -> None:
+    """Signal (kill, by default) a process by its descriptor, which no later process can inherit."""
     with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, number)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL if number is None else number)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -89,10 +89,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End every process of this submission and remove its files."""
-        for session in self._sessions:
-            session.abandon()
-        self._sessions.clear()
         self.kill()
+        self._sessions.clear()
         if self._root is not None:
             folders.remove(self._root)
             os.close(self._lock)
@@ -146,7 +144,9 @@ class Sandbox:
         return self._reports.pop(number, None)
 
     def kill(self) -> None:
-        """End the server and all that it started, at once. The next session starts another."""
+        """End the server and all that it started, at once. The next call starts another."""
+        for session in self._sessions:
+            session.abandon()
         process, self._process = self._process, None
         control, self._control = self._control, None
         if process is not None and self.level != "bubblewrap" and self.server_pid:
@@ -156,10 +156,12 @@ class Sandbox:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1.0)
         if process is not None:
+            several = self.limits.processes > 1 and self.server_pid
+            below = processes.descendants(self.server_pid) if several else []
             process.kill()
             process.wait()
-            if self.server_pid:
-                processes.wait_gone(self.server_pid, 2.0)
+            for pid in [self.server_pid, *below] if self.server_pid else []:
+                processes.wait_gone(pid, 2.0)
         if control is not None:
             control.close()
         self.server_pid = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
-from attnlab.course.sandbox.child import Answer, Child
+from attnlab.course.sandbox.child import Answer, Child, printable
 
 if TYPE_CHECKING:
     from attnlab.course.sandbox.server import Sandbox
@@ -93,7 +93,8 @@ class Session:
         """
         if self.status != "passed":
             return Reply(self.status, error=self.message, where=self.where)
-        if self._child is None or not self._child.alive:
+        if self._child is None or not self._child.usable:
+            self.close()
             again = self._load()
             if again.status != "passed":
                 return again
@@ -175,7 +176,7 @@ class Session:
                 names = header.get("defined")
                 if type(names) is not list or any(type(n) is not str for n in names):
                     raise codec.Malformed("no list of names")
-                return Reply(status, value=names, **said)
+                return Reply(status, value=[_text(n, 200) for n in names], **said)
             kinds: dict[str, str] = {}
             places: dict[int, str] = {}
             value = codec.decode(header.get("value"), answer.arrays, kinds, places=places)
@@ -210,7 +211,7 @@ class Session:
 
 
 def _text(value: Any, limit: int) -> str:
-    return value[:limit] if isinstance(value, str) else ""
+    return printable(value[:limit]) if isinstance(value, str) else ""
 
 
 def _believed(said: Any, measured: float, arrays: Sequence[np.ndarray]) -> float:

@@ -126,6 +126,9 @@ def npy(descr: str = "<f8", shape: tuple[int, ...] = (2,), data: bytes = bytes(1
         archive({"0.npy": npy("<U0", (1 << 40,), b"")}),
         archive({"0.npy": npy("<M8[s]", (2,))}),
         archive({"0.npy": npy("(")}),
+        archive({"0.npy": npy("<U1", (2,), b"\xff" * 8)}),
+        archive({"0.npy": npy(">U1", (1,), b"\xff\x00\x00\x00")}),
+        archive({f"{i}.npy": npy() for i in range(20_000)}),
         archive({"0.npy": b"cos\nsystem\n(S'true'\ntR."}),
     ],
 )
@@ -155,7 +158,8 @@ def test_damaged_frames_are_refused_or_read(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "node",
     [None, [], ["a"], ["a", 5, "array"], ["a", -1, "array"], ["a", 0, "x"], ["a", True, "array"],
-     ["v", []], ["d", [["x"]]], ["d", {"x": 1}], ["d", [[None, ["v", 1]]]], ["l", 3], ["z", 1], {"a": 0}],
+     ["v", []], ["d", [["x"]]], ["d", {"x": 1}], ["d", [[None, ["v", 1]]]], ["v", 1 << 300],
+     ["v", "\ud800"], ["d", [["\ud800", ["v", 1]]]], ["l", 3], ["z", 1], {"a": 0}],
 )  # fmt: skip
 def test_odd_nodes_are_refused(node: Any) -> None:
     with pytest.raises(codec.Malformed):

@@ -32,7 +32,7 @@ ALWAYS = {
         closes_descriptors""",
     "error": """fork_bomb daemon subprocess_shell multiprocessing_pool exec_python clone_by_hand
         memory_in_files shared_memory_left sys_exit recursion raises_base_exception
-        keyboard_interrupt error_without_text kills_parent kills_everyone kills_by_descriptor
+        keyboard_interrupt error_without_text text_that_is_none kills_parent kills_everyone kills_by_descriptor
         traces_parent reads_password_file reads_proc symlink_out hard_link_out writes_outside
         overwrites_submission changes_modes large_file many_descriptors socket_out socket_listens
         socket_kinds kernel_calls raises_limits""",
@@ -40,12 +40,12 @@ ALWAYS = {
         wrong_encoding null_bytes import_error""",
     "missing": "missing_function not_callable empty",
     "not implemented": "not_implemented",
-    "bad value": """forges_status zip_bomb pickle_in_reply false_shape_in_reply deep_json_in_reply
+    "bad value": """half_characters impossible_characters many_arrays_in_reply forges_status zip_bomb pickle_in_reply false_shape_in_reply deep_json_in_reply
         endless_reply garbage_reply equal_to_everything array_like false_class object_array
         pickle_bomb structured_array gigantic_array gigantic_true_array gigantic_list gigantic_text
         gigantic_number deep_list cyclic_value odd_keys generator coroutine_object""",
     # a value came back; whether it is right is the judge's to say
-    "passed": """odd_bytes_printed reads_grader_files reads_environment traces_frames
+    "passed": """neither_true_nor_false odd_bytes_printed reads_grader_files reads_environment traces_frames
         searches_memory forges_reply_with_nonce closes_output lazy_mapping subclassed_array
         memory_mapped masked_array nan_everywhere wrong_dtype complex_values wrong_shape
         mutates_inputs reshapes_inputs views_of_inputs different_each_call known_inputs
@@ -181,6 +181,17 @@ def test_values_are_plain(sandbox: Sandbox) -> None:
     np.testing.assert_array_equal(
         attempt(sandbox, "subclassed_array").value["out"], np.full((2, 3), 7.0)
     )
+
+
+def test_what_is_told_can_be_printed_and_kept(sandbox: Sandbox) -> None:
+    """No terminal codes, no half characters, no truth values beside true and false."""
+    for name in ("odd_bytes_printed", "text_that_is_none"):
+        reply = attempt(sandbox, name)
+        told = (reply.printed + reply.error).encode().decode()
+        assert told
+        assert not set(told) & {"\x1b", "\x00", "\x07", "\r"}
+    value = attempt(sandbox, "neither_true_nor_false").value["out"]
+    np.testing.assert_array_equal(value.view(np.uint8), 1)
 
 
 def test_arguments_come_back(sandbox: Sandbox) -> None:

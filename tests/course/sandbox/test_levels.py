@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -122,3 +123,22 @@ def test_filter(machine: str, several: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert call("prlimit64", 0, 7, 1 << 32) == call("prlimit64", 0, 7, 5) == refused
     assert call("prctl", 1) == call("prctl", 36) == refused
     assert call("prctl", 15) == seccomp.ALLOW
+
+
+ELSEWHERE = """
+import os, select, signal, socket, sys, ctypes, subprocess, tempfile, numpy, attnlab.registry
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None
+for module, names in ((signal, "SIGKILL SIGSTOP SIGCONT SIGXCPU pidfd_send_signal"),
+                      (os, "pidfd_open O_DIRECTORY O_NOFOLLOW fork getuid"), (select, "poll"),
+                      (socket, "AF_UNIX SO_PASSCRED SCM_CREDENTIALS")):
+    for name in names.split():
+        delattr(module, name)
+sys.platform = "win32"
+from attnlab.course.sandbox import available
+assert all("needs Linux" in why for why in available().values())
+"""
+
+
+def test_the_module_can_be_imported_anywhere() -> None:
+    subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, timeout=60)
