@@ -300,6 +300,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(tmp_path: Path) -> None:
         assert book.db.execute("SELECT count(*) FROM history").fetchone() == (total,)
 
 
+@pytest.mark.slow
 def test_killed_before_anything_was_graded(tmp_path: Path) -> None:
     """Killed while it starts: the next run begins anew, with the seed kept if it was drawn."""
     folder, out = fill(tmp_path / "class", 2), tmp_path / "out"

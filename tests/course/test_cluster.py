@@ -206,6 +206,7 @@ def test_levels_of_isolation_on_the_workers(hall: Hall) -> None:
             cluster.choose("jail")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["scheduler", "worker"])
 def test_the_cluster_goes_away(
     hall: Hall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
