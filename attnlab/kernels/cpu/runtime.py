@@ -31,6 +31,7 @@ from numba.core.registry import CPUDispatcher
 from numba.core.types.containers import Tuple, UniTuple
 from numba.core.types.misc import unliteral
 from numba.extending import intrinsic
+from numba.np.ufunc import parallel
 
 POISON = os.environ.get("ATTNLAB_POISON", "") == "1"
 """Fill scratch memory with NaN, so that reading what was never written shows. Fixed at import."""
@@ -166,8 +167,14 @@ def worker(function: Callable | None = None, **options: Any) -> Any:
 
 
 def threads() -> int:
-    """How many threads the kernels run on."""
-    return numba.get_num_threads()
+    """How many threads the kernels run on.
+
+    Numba is asked only once its own threads run: the question starts them, and with them OpenMP's,
+    which torch in the same process would then use whatever it was set to.
+    """
+    if getattr(parallel, "_is_initialized", True):
+        return numba.get_num_threads()
+    return numba.config.NUMBA_NUM_THREADS
 
 
 def set_threads(n: int) -> None:
@@ -256,7 +263,10 @@ class _BlasLimit:
         import scipy.linalg.cython_blas  # loads the library that Numba looks up
         from threadpoolctl import ThreadpoolController
 
-        found = ThreadpoolController().select(user_api="blas").lib_controllers
+        try:
+            found = ThreadpoolController().select(user_api="blas").lib_controllers
+        except PermissionError:  # a sandbox hides what is loaded: the environment's threads hold
+            return []
         # numpy's own copy stays as it is: compiled code never calls it. Where the two share one
         # library (conda, macOS Accelerate), that one is set.
         of_scipy = [lib for lib in found if "numpy.libs" not in Path(lib.filepath).parts]
