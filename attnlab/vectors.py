@@ -172,6 +172,9 @@ def _case(
             atol=float(spec.get("atol", 1e-11)),
             note=str(spec.get("note", "")),
         )
+        for array in case.cotangents.values():
+            if array not in arrays["in"]:
+                raise InputError(f"loss.cotangent names {array!r}, which is not stored under in/")
         case.arguments(op)
         unflatten(op.results, arrays["out"])
     except InputError as error:

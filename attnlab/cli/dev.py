@@ -57,9 +57,16 @@ def check(
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="The exhibit's name: lower case, underscores.")],
-    family: Annotated[str, typer.Option("--family", "-f", help="The wing it belongs to.")],
+    family: Annotated[
+        str,
+        typer.Option(
+            "--family",
+            "-f",
+            help="Its wing: dense, editing, sparse, linear, mixer, ranking, training, explanation, llm.",
+        ),
+    ],
 ) -> None:
-    """Lay out a new exhibit: card, four paths, lesson and test, ready to be filled in."""
+    """Lay out a new exhibit: card, four paths, exercise, lesson and test, ready to be filled in."""
     from attnlab.dev.new import lay_out
 
     for path in lay_out(name, family):

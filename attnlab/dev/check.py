@@ -124,7 +124,7 @@ def exercise(exhibit: Exhibit) -> Iterable[str]:
         try:
             wrong = load(broken(exhibit, mistake), exhibit.name)
         except (InputError, SyntaxError) as error:
-            yield f"mistake {mistake.name}: {error}"
+            yield f"{error} (reference.py has changed since? then exercise.py must follow)"
             continue
         names = [op.name for op in exhibit.operations if hasattr(right, op.name)]
         names += [part.name for part in found.parts if part.name not in names]
@@ -176,12 +176,22 @@ def same(a: Any, b: Any) -> bool:
 
 
 def lesson(exhibit: Exhibit) -> Iterable[str]:
-    """A lesson with claims."""
+    """A lesson with two claims, one with a control. It is not run: `attnlab run lesson NAME` does that."""
     file = lessons_dir() / f"{exhibit.name}.py"
     if not file.is_file():
         yield f"no lessons/{file.name}"
-    elif "claim(" not in file.read_text(encoding="utf-8"):
-        yield f"lessons/{file.name} re-creates no claim"
+        return
+    calls = [
+        node
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "claim"
+    ]
+    if len(calls) < 2:
+        yield f"lessons/{file.name} re-creates {len(calls)} of at least 2 claims"
+    if not any(keyword.arg == "control" for call in calls for keyword in call.keywords):
+        yield f"lessons/{file.name} has no claim with a control that must fail"
 
 
 def card(exhibit: Exhibit) -> Iterable[str]:
@@ -189,6 +199,8 @@ def card(exhibit: Exhibit) -> Iterable[str]:
     for name in ("title", "idea", "family", "attention_map"):
         if not getattr(exhibit, name):
             yield f"{name} is empty"
+    if exhibit.idea.startswith("A template:"):
+        yield "idea is still the template's; so may be the hints, the mistakes and the lesson"
     for op in exhibit.operations:
         if not op.about or not op.equations:
             yield f"{op.name} has no {'about' if not op.about else 'equations'}"

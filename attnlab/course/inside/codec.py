@@ -34,6 +34,9 @@ PLAIN = "biufcUS"  # kinds of dtype that travel
 SLACK = 1 << 16  # bytes an archive of small arrays takes beyond their contents
 PER_ARRAY = 512  # a local and a central zip entry and an npy header
 
+UNFOLDED = 256 << 20  # bytes that a list may take as one array, all elements as wide as the widest
+NUMBER_AS_TEXT = 128  # bytes of a number among texts
+
 
 class Malformed(ValueError):
     """Bytes that are no frame, or a value that cannot travel; the message says why."""
@@ -97,12 +100,15 @@ def decode(node, arrays, kinds=None, make=None, places=None):
     """The tree that `encode` described. Arrays are taken as they are; `make(array, kind)` changes
     them. `kinds`, a mapping, receives "array", "tensor" or "scalar" by each leaf's path
     ("out", "x.0", "" where the value is one array), `places` that path by the array's number.
-    Raises Malformed.
+    No array stands in two places, and no list unfolds into many times its bytes where somebody makes
+    one array of it. Raises Malformed.
     """
-    count = 0
+    count = elements = widest = 0
+    lists = False
+    used = set()
 
     def walk(part, path, depth):
-        nonlocal count
+        nonlocal count, elements, widest, lists
         count += 1
         if depth > DEPTH or count > NODES:
             raise Malformed("a value that is nested too deeply or has too many parts")
@@ -114,20 +120,27 @@ def decode(node, arrays, kinds=None, make=None, places=None):
         if tag == "v" and type(content) is int and not abs(content) >> 256:
             return content
         if tag == "v" and type(content) is str:
+            widest = max(widest, 4 * len(content), NUMBER_AS_TEXT)
             return text(content)
         if tag == "a" and type(content) is int and 0 <= content < len(arrays) and len(part) == 3:
             kind = part[2]
             if kind not in ("array", "tensor", "scalar"):
                 raise Malformed("an array of an unknown kind")
+            if content in used:
+                raise Malformed("one array in two places")
+            used.add(content)
             if kinds is not None:
                 kinds[path] = kind
             if places is not None:
                 places[content] = path
             array = arrays[content]
+            elements += array.size
+            widest = max(widest, _width(array.dtype))
             if make is not None:
                 return make(array, kind)
             return array[()] if kind == "scalar" and array.ndim == 0 else array
         if tag in ("l", "t") and type(content) is list:
+            lists = True
             items = [walk(v, join(path, i), depth + 1) for i, v in enumerate(content)]
             return items if tag == "l" else tuple(items)
         if tag == "d" and type(content) is list:
@@ -143,7 +156,17 @@ def decode(node, arrays, kinds=None, make=None, places=None):
             return members
         raise Malformed("a value that is no node")
 
-    return walk(node, "", 0)
+    value = walk(node, "", 0)
+    if lists and (count + elements) * widest > UNFOLDED:
+        raise Malformed("lists of elements too many or too unlike for one array")
+    return value
+
+
+def _width(dtype):
+    """Bytes of an element, where it stands among texts."""
+    if dtype.kind in "US":
+        return max(NUMBER_AS_TEXT, dtype.itemsize if dtype.kind == "U" else 4 * dtype.itemsize)
+    return dtype.itemsize
 
 
 def text(value):

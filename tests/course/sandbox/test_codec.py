@@ -84,6 +84,30 @@ def test_what_cannot_travel_is_named(value: Any) -> None:
         codec.encode({"out": value}, [])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["x" * 100_000, *[""] * 1000],
+        ["x" * 100_000, np.zeros(1000)],
+        [np.array("x" * 100_000), *[np.array("")] * 1000],
+        [np.zeros((1 << 20,), "c16"), *[np.zeros((1 << 20,), "?")] * 16],
+    ],
+)
+def test_lists_that_unfold_into_far_more_are_refused(value: Any) -> None:
+    with pytest.raises(codec.Malformed, match="too unlike"):
+        sent(value)
+
+
+def test_texts_of_one_kind_travel() -> None:
+    words = ["a word"] * 10_000
+    assert sent({"words": words, "scores": np.zeros(100_000)})["words"] == words
+
+
+def test_an_array_stands_in_one_place() -> None:
+    with pytest.raises(codec.Malformed, match="two places"):
+        codec.decode(["l", [["a", 0, "array"], ["a", 0, "array"]]], [np.zeros(2)])
+
+
 def test_depth_and_number_are_bounded() -> None:
     deep: Any = 1
     for _ in range(codec.DEPTH + 2):
