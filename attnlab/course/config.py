@@ -24,6 +24,7 @@ public/NAME.npz + .json are shown to students. Without a file the defaults below
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -137,7 +138,7 @@ def read_course(folder: str | Path | None) -> Course:
         details=reader.choice(data, "details", DETAILS, "full"),
         weights=reader.weights(data),
         limits=reader.limits(data),
-        packages=tuple(reader.typed(data, "packages", list, [])),
+        packages=tuple(reader.package(p) for p in reader.typed(data, "packages", list, [])),
         assignments={
             name: reader.assignment(name, table)
             for name, table in reader.typed(data, "exercise", dict, {}).items()
@@ -171,7 +172,8 @@ class _Reader:
 
     def number(self, table: Mapping[str, Any], key: str, default: float, least: float = 0) -> Any:
         value = table.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or value < least:
             raise self.fail(f"{key} must be a number of at least {least}, but is {value!r}")
         return value
 
@@ -192,6 +194,11 @@ class _Reader:
         except InputError as error:
             raise self.fail(str(error)) from None
 
+    def package(self, name: Any) -> str:
+        if not isinstance(name, str):
+            raise self.fail(f"packages must be names of distributions, but has {name!r}")
+        return name
+
     def weights(self, table: Mapping[str, Any]) -> dict[str, float]:
         given = self.typed(table, "weights", dict, {})
         self.known(given, set(KINDS), "weights.")
@@ -201,7 +208,8 @@ class _Reader:
         given = self.typed(table, "limits", dict, {})
         kinds = {f.name: type(getattr(Limits(), f.name)) for f in fields(Limits)}
         self.known(given, set(kinds), "limits.")
-        numbers = {k: kinds[k](self.number(given, k, 1, 0.01)) for k in given}
+        least = {k: 1 if kind is int else 0.01 for k, kind in kinds.items()}
+        numbers = {k: kinds[k](self.number(given, k, 1, least[k])) for k in given}
         return replace(Limits(), **numbers)
 
     def assignment(self, name: str, table: Any) -> Assignment:
