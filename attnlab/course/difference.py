@@ -126,7 +126,8 @@ def veil(difference: Difference | None, details: Details) -> Difference | None:
     if details == "full":
         return difference
     rough = None if difference.error is None else float(f"{difference.error:.0e}")
-    return replace(difference, expected=None, error=rough)
+    # what is allowed is a share of the expected value, and would tell it
+    return replace(difference, expected=None, error=rough, tolerance=None)
 
 
 def plain(value: Any) -> Any:

@@ -100,6 +100,7 @@ def test_levels_of_detail_hide_what_they_promise() -> None:
     assert veiled.expected is None
     assert veiled.got == 0.5
     assert veiled.error == 0.4  # roughly: the value less its error would be the answer
+    assert veiled.tolerance is None  # a share of the expected value
     text = tell(d, "actual-only") + repr(veiled)
     assert "0.123" not in text
     assert "0.376" not in text
