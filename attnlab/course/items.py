@@ -23,6 +23,7 @@ from attnlab.course.gradients import Gradient, gradient
 from attnlab.course.model import Item, Kind, Track
 from attnlab.course.properties import base, properties, unmet
 from attnlab.course.tasks import ATOL, RTOL, OperationTask, Question, Task, seed_of, tasks
+from attnlab.course.trees import arrays
 from attnlab.paths import vectors_dir
 from attnlab.registry import find
 from attnlab.vectors import Case, VectorError, read
@@ -30,6 +31,7 @@ from attnlab.vectors import Case, VectorError, read
 FRESH = (5, 2, 3, 8, 9, 17, 33, 13)  # sizes: no multiple of anything, and one that is
 PART = (4, 3, 17)
 GRADIENT = (5, 2, 9, 17)
+TRIES = 20  # draws of a part, for one that is not answered rightly by doing nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,8 @@ class Exam:
         for task in self.parts:
             for i, n in enumerate(PART, 1):
                 seed = seed_of(self.seed, "part", task.name, i)
-                draw = partial(task.draw, n, seed, varied=i > 1)
+                # the second may be any case, a plain one too
+                draw = partial(_telling, task, n, seed, i > 1, 1 if i == 2 else TRIES)
                 yield self._asked(task, "part", str(i), about[task.name], draw)
 
     def _fresh(self) -> Iterator[Entry]:
@@ -214,6 +217,32 @@ class Exam:
                 if which == "public" and path == own:
                     label = f"{path.parent.parent.name or 'course'}-{case.name}"
                 yield self._asked(task, which, label, about, lambda q=question: q)  # type: ignore[misc]
+
+
+def _telling(task: Task, n: int, seed: int, varied: bool, tries: int) -> Question:
+    """A draw of a part; of another seed where it is right to return zeros, ones or an input."""
+    first = question = task.draw(n, seed, varied=varied)
+    for attempt in range(1, tries):
+        if not plain(question):
+            return question
+        question = task.draw(n, seed_of(seed, attempt), varied=varied)
+    return first if plain(question) else question
+
+
+def plain(question: Question) -> bool:
+    """Whether each answer is one value over and over, or an argument as it came. A single number is
+    plain where it is 0."""
+    given = [np.asarray(a) for a in arrays(question.arguments)]
+
+    def idle(answer: Any) -> bool:
+        value = np.asarray(answer)
+        if value.dtype.kind not in "fiub" or not value.size:
+            return not value.size
+        if np.all(value == value.flat[0]) and (value.size > 1 or not value.flat[0]):
+            return True
+        return any(a.shape == value.shape and np.array_equal(a, value) for a in given)
+
+    return all(idle(v) for v in question.expected.values() if v is not None)
 
 
 def _roomy(task: OperationTask, n: int, seed: int, varied: bool) -> Question:

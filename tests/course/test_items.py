@@ -240,3 +240,21 @@ def test_hidden_cases_of_something_else_are_refused(hidden: Course) -> None:
     file.write_text("{")
     with pytest.raises(InputError, match="not valid JSON"):
         exam("landmark", hidden, "numpy", 1)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("idle", [lambda first: first, np.zeros_like])
+def test_no_small_function_is_answered_by_doing_nothing(name: str, idle: Any) -> None:
+    """The first argument as it came, or zeros, is right at most for the draw that may be any case."""
+    exhibit = find(name)
+    parts = [part.name for part in exhibit.exercise.parts] if exhibit.exercise else []
+
+    def change(space: dict[str, Any]) -> None:
+        for part in parts:
+            space[part] = lambda **given: idle(np.asarray(next(iter(given.values()))))
+
+    for seed in range(3):
+        judge = examiner(name, change=change, seed=seed)
+        outcomes = [judge.run(item) for item in judge.items if item.kind == "part"]
+        right = [o.item.id for o in outcomes if o.passed]
+        assert all(name.endswith("part-2") for name in right), right
