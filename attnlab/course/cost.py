@@ -34,7 +34,7 @@ PLAIN = 0.15  # seconds a call that show growth well enough
 VISIBLE = 1.2  # times the least time, below which a call is mostly overhead …
 GROWN = 2.0  # … and from which on growth shows at all
 HIDDEN = 4.0  # times the least time, from which on nothing hides behind an idle loop
-IDLE = 0.1  # seconds that the smallest call may take
+IDLE, IDLER = 0.025, 20.0  # seconds that the smallest call may take, or times the reference's
 TICK = 1e-6  # seconds, the least that is told
 FAINT, ROUGHLY = 0.006, 0.3  # seconds below which a fit is rough, and what it may exceed more
 POINTS, LEAST = 4, 3  # sizes that a fit wants, and can do with
@@ -178,7 +178,7 @@ def measure(
         if isinstance(took, Verdict):
             return took
         floor = took if floor is None else min(floor, took)
-    if floor is not None and floor > IDLE:
+    if floor is not None and floor > max(IDLE, IDLER * (plan.floor or 0.0)):
         fault = f"even the smallest call takes {_ms(floor)}: behind that no growth can be judged"
         return Verdict("wrong", fault)
     for n in sorted(plan.seconds):

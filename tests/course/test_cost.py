@@ -67,6 +67,8 @@ def test_growth(law: Any, status: str) -> None:
 def test_nothing_hides_behind_an_idle_loop() -> None:
     assert "smallest call takes 300.0 ms" in verdict(lambda n, i: 0.3 + 1e-6 * n**2).fault
     assert verdict(lambda n, i: 0.09 + 1e-6 * n**2).status == "wrong"
+    assert verdict(lambda n, i: 0.085 + 8e-8 * n**2).status == "wrong"  # less than doubles
+    assert verdict(lambda n, i: 0.015 + 1e-5 * n).passed  # a slow machine, a torch layer
     at_tiny_sizes = verdict(lambda n, i: (0.09 if n < 16 else 1e-3) + 1e-6 * n**2)
     assert at_tiny_sizes.status == "wrong"
 
