@@ -29,6 +29,7 @@ PREFIX = struct.Struct("<4sIQ")
 HEADER_LIMIT = 4 << 20
 DIRECTORY_LIMIT = 1 << 20
 DEPTH, NODES = 16, 200_000
+KEY = 100  # characters; every path to a leaf repeats the keys above it
 PLAIN = "biufcUS"  # kinds of dtype that travel
 
 SLACK = 1 << 16  # bytes an archive of small arrays takes beyond their contents
@@ -84,6 +85,8 @@ def encode(value, arrays, tensors=None):
     def pair(key, member, where, depth):
         if type(key) not in (str, int, float, bool):
             raise Malformed(f"{where or 'the value'} has a key of type {type(key).__name__}")
+        if len(str(key)) > KEY:
+            raise Malformed(f"{where or 'the value'} has a key of more than {KEY} characters")
         return [key, walk(member, f"{where}[{key!r}]" if where else str(key), depth + 1)]
 
     def leaf(x, kind, where):
@@ -151,6 +154,8 @@ def decode(node, arrays, kinds=None, make=None, places=None):
                 key = entry[0]
                 if type(key) not in (str, int, float, bool):
                     raise Malformed("a mapping with odd keys")
+                if len(str(key)) > KEY:
+                    raise Malformed(f"a mapping with a key of more than {KEY} characters")
                 key = text(key) if type(key) is str else key
                 members[key] = walk(entry[1], join(path, key), depth + 1)
             return members

@@ -108,6 +108,14 @@ def test_an_array_stands_in_one_place() -> None:
         codec.decode(["l", [["a", 0, "array"], ["a", 0, "array"]]], [np.zeros(2)])
 
 
+@pytest.mark.parametrize("key", ["x" * 101, 10**200])
+def test_long_keys_are_refused(key: Any) -> None:
+    with pytest.raises(codec.Malformed, match="key of more than 100"):
+        sent({key: [1, 2]})
+    with pytest.raises(codec.Malformed, match="key of more than 100"):
+        codec.decode(["d", [[key, ["v", 1]]]], [])
+
+
 def test_depth_and_number_are_bounded() -> None:
     deep: Any = 1
     for _ in range(codec.DEPTH + 2):

@@ -40,7 +40,7 @@ ALWAYS = {
         wrong_encoding null_bytes import_error""",
     "missing": "missing_function not_callable empty",
     "not implemented": "not_implemented",
-    "bad value": """texts_that_unfold one_array_in_many_places half_characters impossible_characters many_arrays_in_reply forges_status zip_bomb pickle_in_reply false_shape_in_reply deep_json_in_reply
+    "bad value": """texts_that_unfold long_keys one_array_in_many_places half_characters impossible_characters many_arrays_in_reply forges_status zip_bomb pickle_in_reply false_shape_in_reply deep_json_in_reply
         endless_reply garbage_reply equal_to_everything array_like false_class object_array
         pickle_bomb structured_array gigantic_array gigantic_true_array gigantic_list gigantic_text
         gigantic_number deep_list cyclic_value odd_keys generator coroutine_object""",
