@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
-# The authors' images and networks are small, but the simulator takes a minute for each.
-LONG = {"salient_relevance"}
+# The authors' smallest cases of these are small, but the simulator takes half a minute or more for each.
+LONG = {"circuit_sae", "instruction_shift", "lightning", "routing", "salient_relevance"}
 
 
 def simulate(name: str, *flags: str) -> None:
