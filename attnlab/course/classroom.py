@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from attnlab.contract import InputError
 from attnlab.course import pool
 from attnlab.course.config import Course
-from attnlab.course.gradebook import Gradebook, Key
+from attnlab.course.gradebook import Gradebook, Key, seed_of_try
 from attnlab.course.model import Grade, Outcome, Status
 from attnlab.course.pool import Failed, Job, Judge
 from attnlab.course.submissions import Submission
 
-AT_ONCE = 16  # exercises of one student in a job: what a killed run may have to do again
+AT_ONCE = 5  # exercises of one student in a job: what a killed run may have to do again
 
 
 class Runner(Protocol):
@@ -123,13 +123,16 @@ def plan(
     for name in names:
         exam(name, course, course.track_of(name), seeds[name])
     versions = {name: course.version(name) for name in names}
-    graded = book.graded()
+    graded, tries = book.graded(), book.tries()
     due: dict[str, dict[str, Key]] = {}
     done = 0
     for submission in submissions:
         for name in names:
-            key = Key(submission.fingerprint(name), versions[name], seeds[name])
-            if graded.get((submission.student, name, course.track_of(name))) == key:
+            work = (submission.student, name, course.track_of(name))
+            content, before = submission.fingerprint(name), tries.get(work, [])
+            count = before.index(content) if content in before else len(before)
+            key = Key(content, versions[name], seed_of_try(seeds[name], count))
+            if graded.get(work) == key:
                 done += 1
             else:
                 due.setdefault(submission.student, {})[name] = key
@@ -177,8 +180,9 @@ def grade_class(
 
 def _jobs(work: Work, submission: Submission, names: Sequence[str], level: str) -> Iterator[Job]:
     """Jobs of at most AT_ONCE exercises, each of one seed."""
-    for seed in dict.fromkeys(work.seeds[n] for n in names):
-        own = [n for n in names if work.seeds[n] == seed]
+    seeds = {n: work.due[submission.student][n].seed for n in names}
+    for seed in dict.fromkeys(seeds.values()):
+        own = [n for n in names if seeds[n] == seed]
         for start in range(0, len(own), AT_ONCE):
             part = tuple(own[start : start + AT_ONCE])
             yield Job(submission.student, submission.files, part, work.course, seed, level)

@@ -13,6 +13,7 @@ second one is refused), anybody may read. `history` keeps every grade that was e
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -45,6 +46,14 @@ class Key(NamedTuple):
     content: str  # hash of the student's files that matter
     course: str  # hash of the course as far as it matters
     seed: int
+
+
+def seed_of_try(seed: int, tries: int) -> int:
+    """The seed of a piece of work handed in again: a report on the first shows answers to inputs that
+    the next must not meet. The first try's is the run's own, one for the whole class."""
+    if not tries:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {tries}".encode()).digest()[:6], "big")
 
 
 class Gradebook:
@@ -100,7 +109,7 @@ class Gradebook:
     def seeds(
         self, exercises: Sequence[str], asked: int | None = None, regrade: bool = False
     ) -> dict[str, int]:
-        """exercise -> the seed of its fresh inputs, the same for all students of a run.
+        """exercise -> the seed of its fresh inputs, the same for the first try of all students.
 
         Kept where it was drawn before; `regrade` draws anew. Raises InputError when a seed is
         asked for and grades with another one are there.
@@ -139,6 +148,18 @@ class Gradebook:
             "SELECT student, exercise, track, content, course, seed FROM grades WHERE faults = 0"
         )
         return {(row[0], row[1], row[2]): Key(*row[3:]) for row in rows}
+
+    def tries(self) -> dict[tuple[str, str, str], list[str]]:
+        """(student, exercise, track) -> the contents that were ever graded, in order."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        rows = self.db.execute(
+            "SELECT student, exercise, track, content FROM history ORDER BY rowid"
+        )
+        for *work, content in rows:
+            contents = found.setdefault((work[0], work[1], work[2]), [])
+            if content not in contents:
+                contents.append(content)
+        return found
 
     def grades(self, student: str | None = None) -> list[Grade]:
         """The grades, all or of one student, by student and exercise."""

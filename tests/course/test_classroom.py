@@ -88,6 +88,22 @@ def test_what_is_new_or_changed_is_graded_again(book: Gradebook) -> None:
     assert len(due(anna, ben, course=replace(dearer, details="none"))) == 6  # told otherwise
 
 
+def test_work_handed_in_again_meets_other_inputs(book: Gradebook) -> None:
+    def seeds(*submissions: Submission) -> dict[str, int]:
+        work = plan(submissions, COURSE, book)
+        run(work, book)
+        return {g.student: g.seed for g in book.grades() if g.exercise == "landmark"}
+
+    first = seeds(submission("anna"), submission("ben"))
+    assert first["anna"] == first["ben"]
+    again = seeds(submission("anna", landmark="changed"), submission("ben"))
+    assert again["anna"] != first["anna"]
+    assert again["ben"] == first["ben"]
+    third = seeds(submission("anna", landmark="changed twice"), submission("ben"))
+    assert len({first["anna"], again["anna"], third["anna"]}) == 3
+    assert seeds(submission("anna"))["anna"] == first["anna"], "the same work, the same questions"
+
+
 def test_only_some_exercises(book: Gradebook) -> None:
     work = plan([submission("anna")], COURSE, book, only=["moh"])
     assert work.names == ("moh",)
