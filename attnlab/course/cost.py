@@ -5,8 +5,7 @@ submission is timed on the same inputs, from the smallest size on, until its gro
 counts is the CPU time of its process by the trusted side's clock: a submission may patch its own
 clock, but not this one, and a busy machine disturbs it little. It includes the transfer of the
 arrays, which is linear, so nothing below linear growth is told apart. What a call takes however
-small it is comes off before the fit; a submission that hides its growth behind an idle loop is
-timed further until it shows.
+small it is comes off before the fit, and may not be much (`IDLE` below): growth could hide behind it.
 """
 
 from __future__ import annotations
