@@ -35,7 +35,7 @@ GROWN = 2.0  # … and from which on growth shows at all
 HIDDEN = 4.0  # times the least time, from which on nothing hides behind an idle loop
 IDLE, IDLER = 0.025, 20.0  # seconds that the smallest call may take, or times the reference's
 TICK = 1e-6  # seconds, the least that is told
-FAINT, ROUGHLY = 0.006, 0.3  # seconds below which a fit is rough, and what it may exceed more
+FAINT, ROUGHLY = 0.02, 0.3  # seconds below which a fit is rough, and what it may exceed more
 POINTS, LEAST = 4, 3  # sizes that a fit wants, and can do with
 REPEATS, MORE = 3, 7
 

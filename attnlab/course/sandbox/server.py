@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8", "HOME": "/tmp", "USER": "student", "LOGNAME": "student", "TMPDIR": "/tmp",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+    # Arrays reuse memory instead of fresh pages, whose faults would bend the growth of time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * MIB), "MALLOC_TRIM_THRESHOLD_": str(1024 * MIB),
 }  # fmt: skip
 
 
