@@ -131,7 +131,10 @@ def test_again_grades_what_changed(graded: tuple[Path, Path, dict[str, Any]]) ->
         rows = db.execute("SELECT student, score, seed FROM history").fetchall()
     assert [r[0] for r in rows].count("ben") == 2
     assert len(rows) == 9
-    assert {r[2] for r in rows} == {first["seeds"][NAME]}
+    kept = first["seeds"][NAME]
+    assert {r[2] for r in rows if r[0] != "ben"} == {kept}
+    again = [r[2] for r in rows if r[0] == "ben"]
+    assert again[0] == kept != again[1], "work handed in again meets other inputs"
     assert dict(r[:2] for r in rows)["ben"] == pytest.approx(100)
 
 

@@ -23,8 +23,11 @@ HERE = Path(__file__).parent
 SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
-# The authors' smallest cases of these are small, but the simulator takes half a minute or more for each.
-LONG = {"circuit_sae", "instruction_shift", "lightning", "routing", "salient_relevance"}
+# The authors' smallest cases of these are small, but the simulator takes ten seconds to a minute for each.
+LONG = {
+    "attention_at", "based", "circuit_sae", "instruction_shift", "internal_consistency", "lightning",
+    "pointer_network", "pss_attention", "retrieval_heads", "routing", "salient_relevance",
+}  # fmt: skip
 
 
 def simulate(name: str, *flags: str) -> None:
