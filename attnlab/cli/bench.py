@@ -262,31 +262,16 @@ class _Quiet:
     def step(self, text: str, done: int) -> None: ...
 
 
-class _Bar:
-    """A progress bar on standard error."""
+class _Bar(common.Bar):
+    """A progress bar that names what is measured."""
 
     def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=Console(stderr=True), transient=True, refresh_per_second=2,
+        super().__init__(
+            total, TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
+            fields={}, transient=True, refresh_per_second=2,
         )  # fmt: skip
-        self.task = self.bar.add_task("", total=total)
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
 
     def step(self, text: str, done: int) -> None:
         self.bar.update(self.task, description=text, completed=done)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Self
 
 import typer
 
@@ -33,6 +33,24 @@ def console(**options: Any) -> Console:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     return Console(highlight=False, **options)
+
+
+class Bar:
+    """A progress bar of rich's columns on standard error; a command's own says what a step is."""
+
+    def __init__(self, total: int, *columns: Any, fields: Mapping[str, Any], **options: Any):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(*columns, console=Console(stderr=True), **options)
+        self.task = self.bar.add_task("", total=total, **fields)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
 
 
 def emit(document: Any) -> None:

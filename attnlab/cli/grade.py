@@ -327,32 +327,17 @@ class _Lines:
         )
 
 
-class _Bar:
-    """Progress as a bar on standard error."""
+class _Bar(common.Bar):
+    """Progress as a bar."""
 
     def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-        self.bar = Progress(
-            TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
+        super().__init__(
+            total, TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True), refresh_per_second=4, speed_estimate_period=600,
+            fields={"failed": ""}, refresh_per_second=4, speed_estimate_period=600,
         )  # fmt: skip
-        self.task = self.bar.add_task("", total=total, failed="")
-
-    def __enter__(self) -> _Bar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
 
     def step(self, done: int, failures: int) -> None:
         self.bar.update(

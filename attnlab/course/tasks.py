@@ -322,15 +322,11 @@ class HelperTask:
 
     def question(self, given: Mapping[str, Any], about: str = "") -> Question:
         """The question that these arguments make."""
-        made = undecorated(self.exhibit, self.name)(**copied(given))
-        return Question(dict(given), self._flat(made), dict(given), about=about)
+        return Question(dict(given), self.reference(given), dict(given), about=about)
 
     def reference(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Flat answers of reference.py."""
-        return self._flat(undecorated(self.exhibit, self.name)(**copied(given)))
-
-    def _flat(self, made: Any) -> dict[str, Any]:
-        return dict(leaves(made))
+        return dict(leaves(undecorated(self.exhibit, self.name)(**copied(given))))
 
     def axes(self, name: str, array: Any) -> list[str]:
         return []

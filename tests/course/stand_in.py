@@ -6,7 +6,6 @@ import copy
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -14,19 +13,8 @@ from attnlab.course.answer import answer
 from attnlab.course.config import Course
 from attnlab.course.judge import Examiner
 from attnlab.course.model import Grade
+from attnlab.course.sandbox import Reply
 from attnlab.registry import find
-
-
-@dataclass
-class Reply:
-    status: str
-    value: Any = None
-    inputs: Any = None
-    gradients: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    where: str = ""
-    printed: str = ""
-    outside: float = 0.0
 
 
 class StandIn:
