@@ -1,8 +1,9 @@
 """Grading jobs on processes of this machine, none of which can take the others' work along.
 
-Each process is a pool of its own (`ProcessPoolExecutor` of one): when it dies, one job comes back
-and the process is replaced. A job that failed is tried again, its exercises one by one, so that the
-one that did it costs itself alone; after `TRIES` it comes back as `Failed`.
+Each process has a pipe of its own: when it dies, one job comes back and the process is replaced. A
+job that failed is tried again, its exercises one by one, so that the one that did it costs itself
+alone; after `TRIES` it comes back as `Failed`. (A `ProcessPoolExecutor` loses every job in flight
+with one process, and its thread outlives an interrupted run.)
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from attnlab.course.config import Course
@@ -101,30 +101,35 @@ def run(
     is begun: what is done comes out, what is being done is given up."""
     backlog = Backlog(jobs)
     idle = [_Process(judge) for _ in range(max(1, min(workers, len(backlog))))]
-    busy: dict[Future[list[dict[str, Any]]], tuple[_Process, Job, int, float]] = {}
+    busy: dict[_Process, tuple[Job, int, float]] = {}
     try:
         while (backlog or busy) and not stop():
             while backlog and idle:
                 process, (job, tries) = idle.pop(), backlog.pop()
-                late = time.monotonic() + job.patience
-                busy[process.submit(job)] = process, job, tries, late
-            wait(busy, timeout=POLL, return_when=FIRST_COMPLETED)
-            for future in [f for f in busy if f.done()]:
-                process, job, tries, _ = busy.pop(future)
+                process.begin(job)
+                busy[process] = job, tries, time.monotonic() + job.patience
+            for process in _answered(busy, POLL):
+                job, tries, _ = busy.pop(process)
                 idle.append(process)
-                if (error := future.exception()) is None:
-                    yield job, future.result()
+                if isinstance(result := process.result(), Failed):
+                    yield from backlog.failed(job, tries, result.reason)
                 else:
-                    yield from backlog.failed(job, tries, _reason(error))
-            for process, _, _, late in busy.values():
+                    yield job, result
+            for process, (_, _, late) in busy.items():
                 if time.monotonic() > late:
                     process.kill()  # its job comes back as that of any dead process
-        for future, (_, job, _, _) in busy.items():
-            if future.done() and future.exception() is None:
-                yield job, future.result()
+        for process in _answered(busy, 0):
+            if not isinstance(result := process.result(), Failed):
+                yield busy[process][0], result
     finally:
-        for process in [*idle, *(b[0] for b in busy.values())]:
+        for process in [*idle, *busy]:
             process.end()
+
+
+def _answered(busy: Iterable[_Process], timeout: float) -> list[_Process]:
+    """Those that have a result, or are dead."""
+    ready = wait([process.pipe for process in busy], timeout)
+    return [process for process in busy if process.pipe in ready]
 
 
 class _Process:
@@ -137,31 +142,54 @@ class _Process:
     def _start(self) -> None:
         # spawn: a fork would copy this process's threads' locks and the open gradebook
         spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin)
-        before = set(multiprocessing.active_children())
+        self.pipe, theirs = spawn.Pipe()
+        self._child = spawn.Process(target=_serve, args=(theirs, self._judge))
         with _inherited():
-            self._pool.submit(os.getpid)  # starts the process
-        self._children = set(multiprocessing.active_children()) - before
+            self._child.start()
+        theirs.close()  # so that the pipe ends with the process
 
-    def submit(self, job: Job) -> Future[list[dict[str, Any]]]:
-        try:
-            return self._pool.submit(_work, job, self._judge)
-        except BrokenProcessPool:
+    def begin(self, job: Job) -> None:
+        if not self._child.is_alive():
+            self.pipe.close()
             self._start()
-            return self._pool.submit(_work, job, self._judge)
+        with contextlib.suppress(OSError):  # it died just now: `result` says so
+            self.pipe.send(job)
+
+    def result(self) -> Result:
+        """What the process sent, which must be waited for first."""
+        try:
+            result: Result = self.pipe.recv()
+        except (EOFError, OSError):
+            self.kill()
+            return Failed("the grading process died")
+        return result
 
     def kill(self) -> None:
-        for child in self._children:
-            child.kill()
+        self._child.kill()
 
     def end(self) -> None:
         """At once, whatever it is doing; its sandbox is closed first."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for child in self._children:
-            child.terminate()
-        for child in self._children:
-            child.join(5)
-            child.kill()
+        self._child.terminate()
+        self._child.join(5)
+        self._child.kill()
+        self._child.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, judge: Judge | None) -> None:
+    """Grades the jobs that come through the pipe, until it is closed."""
+    _begin()
+    while True:
+        try:
+            job: Job = pipe.recv()
+        except EOFError:
+            return
+        result: Result
+        try:
+            result = grade_job(job, judge)
+        except Exception as error:
+            result = Failed(f"{type(error).__name__}: {error}")
+        pipe.send(result)
 
 
 def _begin() -> None:
@@ -181,13 +209,6 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _work(job: Job, judge: Judge | None) -> list[dict[str, Any]]:
-    try:
-        return grade_job(job, judge)
-    except SystemExit:  # `_leave`, by way of the sandbox; a pool would take it for a result
-        os._exit(1)
 
 
 def _leave(*_: object) -> None:
@@ -215,9 +236,3 @@ def _inherited() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, BrokenProcessPool):
-        return "the grading process died"
-    return f"{type(error).__name__}: {error}"
