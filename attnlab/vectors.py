@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,32 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.contract import REQUIRED, BackendUnavailable, Exhibit, InputError, Operation
+from attnlab.contract import (
+    REQUIRED,
+    BackendUnavailable,
+    Exhibit,
+    InputError,
+    Operation,
+    suggest,
+)
 from attnlab.expressions import FUNCTIONS, evaluate, names_in
 from attnlab.flat import declared, flatten, unflatten
 from attnlab.registry import find
 
+# what NAME.json may say; "info" is for the reader
+FILE_KEYS = ("exhibit", "source", "callable", "cases", "note", "info")
+CASE_KEYS = (
+    "operation", "options", "loss", "grad_of", "compare", "rtol", "atol", "note", "info",
+)  # fmt: skip
+LOSS_KEYS = ("cotangent", "output", "sum", "formula")
 COMPARE = ("close", "exact", "set", "ties", "skip")
 SECTIONS = ("in", "param", "out", "grad")
+
+# what a file that is damaged, encrypted or of impossible sizes makes zipfile and NumPy raise
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError,
+    MemoryError, OverflowError, SyntaxError,
+)  # fmt: skip
 
 
 class VectorError(ValueError):
@@ -101,11 +121,16 @@ def read(path: str | Path, exhibit: str | None = None) -> list[Case]:
         raise VectorError(f"{beside}: not valid JSON ({error})") from None
     if not isinstance(described, dict) or not isinstance(described.get("cases"), dict):
         raise VectorError(f'{beside}: expected an object with "cases"')
+    _known(f"{beside}", described, FILE_KEYS)
     arrays = _arrays(path)
+    named = exhibit or described.get("exhibit")
+    if named is not None and not isinstance(named, str):
+        raise VectorError(f'{beside}: "exhibit" must be a name, but is {named!r}')
     try:
-        owner = find(exhibit or described.get("exhibit") or path.stem)
+        owner = find(named or path.stem)
     except InputError as error:
-        raise VectorError(f"{path}: {error}") from None
+        how = "" if named else f'; the file\'s name is taken, unless {beside.name} has "exhibit"'
+        raise VectorError(f"{path}: {error}{how}") from None
     cases = []
     for name, spec in described["cases"].items():
         if name not in arrays:
@@ -129,9 +154,10 @@ def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
                     )
                 try:
                     value = archive[key]
-                except ValueError:
+                except ValueError as error:
+                    why = "is pickled; only plain arrays are read"
                     raise VectorError(
-                        f"{path}: array {key!r} is pickled; only plain arrays are read"
+                        f"{path}: array {key!r} {why if 'pickle' in str(error) else error}"
                     ) from None
                 if value.dtype.kind not in "fiubUS":
                     raise VectorError(
@@ -141,7 +167,7 @@ def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
                 sections[parts[1]]["/".join(parts[2:])] = value
     except VectorError:
         raise
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise VectorError(f"{path}: not a readable npz file ({error})") from None
     return out
 
@@ -151,9 +177,18 @@ def _case(
 ) -> Case:
     if not isinstance(spec, dict) or "operation" not in spec:
         raise VectorError(f'{path}: case {name!r} names no "operation"')
+    _known(f"{path.with_suffix('.json')}: case {name!r}", spec, CASE_KEYS)
     try:
         op = owner.operation(spec["operation"])
-        rules = dict(spec.get("compare", {}))
+        rules, loss = dict(spec.get("compare", {})), dict(spec.get("loss", {}))
+        _known(f"{path.with_suffix('.json')}: case {name!r}: loss", loss, LOSS_KEYS)
+        for key, section in (("compare", "out"), ("grad_of", "grad")):
+            for stored in spec.get(key, {}):
+                if stored not in arrays[section]:
+                    raise InputError(
+                        f"{key} names {stored!r}, which is not stored under {section}/"
+                        + suggest(stored, arrays[section])
+                    )
         for output, rule in rules.items():
             if rule not in COMPARE:
                 raise VectorError(
@@ -165,13 +200,16 @@ def _case(
             operation=op.name,
             options=dict(spec.get("options", {})),
             arrays=arrays,
-            loss=dict(spec.get("loss", {})),
+            loss=loss,
             grad_of=dict(spec.get("grad_of", {})),
             compare=rules,
             rtol=float(spec.get("rtol", 1e-9)),
             atol=float(spec.get("atol", 1e-11)),
             note=str(spec.get("note", "")),
         )
+        for key, value in (("rtol", case.rtol), ("atol", case.atol)):
+            if not 0 <= value < np.inf:
+                raise InputError(f"{key} must be a number from 0 on, but is {value}")
         for array in case.cotangents.values():
             if array not in arrays["in"]:
                 raise InputError(f"loss.cotangent names {array!r}, which is not stored under in/")
@@ -184,6 +222,14 @@ def _case(
             raise
         raise VectorError(f"{path}: case {name!r} is badly described ({error})") from None
     return case
+
+
+def _known(where: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises VectorError for a key that would be ignored: a misspelt tolerance must not pass as none."""
+    for key in table:
+        if key not in names:
+            near = suggest(str(key), names) or f" (known are {', '.join(names)})"
+            raise VectorError(f"{where}: unknown key {key!r}{near}")
 
 
 def hold(case: Case, backend: str) -> list[Held]:

@@ -14,6 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).parent / "contract"))
 
 import pytest
+from _pytest.mark import deselect_by_keyword
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +32,9 @@ HARDWARE = pytest.StashKey[int]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Counts the checks that need a GPU before `-m "not gpu"` takes them out."""
+    """Counts the checks that need a GPU before `-m "not gpu"` takes them out, but after -k has: what
+    nobody asked for was not left out for want of a GPU."""
+    deselect_by_keyword(items, config)
     config.stash[HARDWARE] = sum(item.get_closest_marker("gpu") is not None for item in items)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from attnlab.checks import convert
-from attnlab.contract import Array, InputError
+from attnlab.contract import Array, InputError, Operation
 from attnlab.course.candidate import Candidate, Verdict, failed
 from attnlab.course.difference import compare
 from attnlab.course.tasks import OperationTask, Question, seed_of, undecorated
@@ -136,7 +136,7 @@ class _Properties:
         def pair(seed: int) -> tuple[Question, Question]:
             before = _drawn(self.task, seed, name, **sizes)
             other = self.task.draw(N, seed_of(seed, "other", name), before.drawn, telling=False)
-            given = perturbed(self.task, before.given, other.given, dims, changed)
+            given = perturbed(self.op, before.given, other.given, dims, changed)
             return before, self.task.question(given)
 
         def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool | None:
@@ -266,13 +266,14 @@ def misshapen(array: np.ndarray, axis: int | None) -> np.ndarray:
 
 
 def perturbed(
-    task: OperationTask, given: Mapping[str, Any], other: Mapping[str, Any], dims: Sequence[str],
+    op: Operation, given: Mapping[str, Any], other: Mapping[str, Any], dims: Sequence[str],
     where: slice,
 ) -> dict[str, Any]:  # fmt: skip
     """Floats at `where` along the dimensions from another draw (which is valid input: a row of
-    attention still sums to 1); integers and flags rolled."""
+    attention still sums to 1), or normal where its shape differs or it is the same; integers and
+    flags rolled."""
     changed, rng = dict(given), np.random.default_rng(N)
-    for spec in task.op.arguments:
+    for spec in op.arguments:
         value = given.get(spec.keyword)
         if not isinstance(spec, Array) or spec.family or value is None or spec.dtype == "text":
             continue
@@ -283,7 +284,7 @@ def perturbed(
                 part = value[at]
                 if part.dtype.kind != "f":
                     value[at] = np.roll(part, 1)
-                elif fresh.shape == value.shape:
+                elif fresh.shape == value.shape and (fresh[at] != part).any():
                     value[at] = fresh[at]
                 else:
                     value[at] = rng.standard_normal(part.shape)

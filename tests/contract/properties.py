@@ -13,6 +13,8 @@ import numpy as np
 
 from attnlab.checks import leaf_shapes, unify
 from attnlab.contract import Array, InputError, Operation, as_dtype
+from attnlab.course.properties import perturbed
+from attnlab.course.trees import tokens
 from attnlab.flat import flatten, numpy_outputs
 
 N = 9  # an awkward small size: odd, no multiple of any tile
@@ -69,10 +71,10 @@ def causality(op: Operation, backend: str) -> None:
     kwargs = arguments(op, **on)
     time, cut = op.causal.split(), N // 2
     before = outputs(op, backend, kwargs)
-    after = outputs(op, backend, _perturbed(op, kwargs, time, slice(cut, None), **on))
+    after = outputs(op, backend, _moved(op, kwargs, time, slice(cut, None), **on))
     seen = 0
     for name, spec in _declared(op, before):
-        axes = [i for i, token in enumerate(_tokens(spec.shape, before[name])) if token == time[0]]
+        axes = [i for i, token in enumerate(tokens(spec.shape, before[name])) if token == time[0]]
         if axes:
             past = (slice(None),) * axes[0] + (slice(0, cut),)
             np.testing.assert_allclose(
@@ -86,14 +88,14 @@ def batch(op: Operation, backend: str) -> None:
     """Changing one batch element changes no other."""
     kwargs = arguments(op)
     before = outputs(op, backend, kwargs)
-    after = outputs(op, backend, _perturbed(op, kwargs, [op.batch], slice(0, 1)))
+    after = outputs(op, backend, _moved(op, kwargs, [op.batch], slice(0, 1)))
     seen = 0
     for name, spec in _declared(op, before):
-        axes = [i for i, token in enumerate(_tokens(spec.shape, before[name])) if token == op.batch]
+        axes = [i for i, token in enumerate(tokens(spec.shape, before[name])) if token == op.batch]
         if axes:
             others = (slice(None),) * axes[0] + (slice(1, None),)
             # an axis whose size depends on the data is padded to the longest element
-            free = _tokens(spec.shape, before[name])
+            free = tokens(spec.shape, before[name])
             both = tuple(
                 slice(min(x, y) if token == "_" else None)
                 for token, x, y in zip(free, before[name].shape, after[name].shape)
@@ -170,7 +172,7 @@ def refusal(op: Operation, backend: str) -> None:
         if not isinstance(spec, Array) or spec.family or kwargs.get(spec.name) is None:
             continue
         array = np.asarray(kwargs[spec.name])
-        for axis, token in enumerate(_tokens(spec.shape, array)):
+        for axis, token in enumerate(tokens(spec.shape, array)):
             if token in shared:
                 longer = np.concatenate([array, np.take(array, [0], axis)], axis)
                 _refused(op, backend, kwargs | {spec.name: longer}, (spec.name, *shared[token]))
@@ -226,43 +228,16 @@ def _shared_dimensions(op: Operation, kwargs: dict[str, Any]) -> dict[str, list[
     where: dict[str, list[str]] = {}
     for spec in op.inputs:
         if isinstance(spec, Array) and not spec.family and kwargs.get(spec.name) is not None:
-            for token in set(_tokens(spec.shape, np.asarray(kwargs[spec.name]))):
+            for token in set(tokens(spec.shape, np.asarray(kwargs[spec.name]))):
                 where.setdefault(token, []).append(spec.name)
     return {t: names for t, names in where.items() if t.isidentifier() and len(names) > 1}
 
 
-def _perturbed(
+def _moved(
     op: Operation, kwargs: dict[str, Any], dims: list[str], where: slice, **sizes: Any
 ) -> dict[str, Any]:
-    """Floats at `where` along the named dimensions taken from another sample (which is valid input:
-    a row of attention still sums to 1), or normal where its shape differs; integers, flags rolled."""
-    rng = np.random.default_rng(99)
-    other = arguments(op, seed=99, **sizes)
-    changed = dict(kwargs)
-    for spec in op.arguments:
-        value = kwargs.get(spec.keyword)
-        if not isinstance(spec, Array) or spec.family or value is None or spec.dtype == "text":
-            continue
-        value, fresh = np.array(value), np.asarray(other.get(spec.keyword))
-        for axis, token in enumerate(_tokens(spec.shape, value)):
-            if token in dims:
-                at = (slice(None),) * axis + (where,)
-                part = value[at]
-                if part.dtype.kind != "f":
-                    value[at] = np.roll(part, 1)
-                elif fresh.shape == value.shape and (fresh[at] != part).any():
-                    value[at] = fresh[at]
-                else:
-                    value[at] = rng.standard_normal(part.shape)
-        changed[spec.keyword] = value
-    return changed
-
-
-def _tokens(shape: str, array: Any) -> list[str]:
-    for choice in shape.split(" | "):
-        if len(choice.split()) == np.ndim(array):
-            return choice.split()
-    return []
+    """Other inputs at `where` along the named dimensions, the same elsewhere."""
+    return perturbed(op, kwargs, arguments(op, seed=99, **sizes), dims, where)
 
 
 def _declared(op: Operation, flat: dict[str, Any]) -> Iterator[tuple[str, Array]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,3 +110,38 @@ def test_case_on_gpu(case: Case) -> None:
         assert not [r for r in hold(case, "cuda") if not r.ok]
     except BackendUnavailable as why:
         pytest.skip(str(why))
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "says"),
+    [
+        ((), "exhibt", "unknown key 'exhibt'; did you mean exhibit"),
+        (("cases", "one"), "rtoll", "case 'one': unknown key 'rtoll'; did you mean rtol"),
+        (("cases", "one"), "tolerence", "unknown key 'tolerence' (known are operation"),
+        (("cases", "one", "loss"), "cotangents", "loss: unknown key 'cotangents'; did you mean"),
+        (("cases", "one", "compare"), "outt", "compare names 'outt', which is not stored"),
+        (("cases", "one", "grad_of"), "q", "grad_of names 'q', which is not stored under grad/"),
+    ],
+)
+def test_what_a_file_says_in_vain_is_refused_by_name(
+    tmp_path: Path, place: tuple[str, ...], key: str, says: str
+) -> None:
+    """A misspelt tolerance or rule must not pass as none at all."""
+    q = np.ones((1, 1, 2, 2))
+    arrays = {f"one/in/{name}": q for name in "qkv"} | {"one/out/out": q}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    case: dict[str, Any] = {"operation": "attend", "loss": {}, "compare": {}, "grad_of": {}}
+    described = {
+        "exhibit": "attention",
+        "cases": {"one": case | {"options": {}, "info": {"by": 1}}},
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(described))
+    assert [row.ok for row in hold(*read(tmp_path / "mine.npz"), "numpy")] == [True]
+    inner: Any = described
+    for step in place:
+        inner = inner[step]
+    inner[key] = "close" if place[-1:] == ("compare",) else 1
+    (tmp_path / "mine.json").write_text(json.dumps(described))
+    with pytest.raises(VectorError) as caught:
+        read(tmp_path / "mine.npz")
+    assert says in str(caught.value)
