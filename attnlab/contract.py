@@ -399,9 +399,9 @@ class Exhibit:
         for op in self.operations:
             if op.name == name:
                 return op
+        names = [op.name for op in self.operations]
         raise InputError(
-            f"{self.name} has no operation {name!r}"
-            + suggest(name, [o.name for o in self.operations])
+            f"{self.name} has no operation {name!r}{suggest(name, names)} (it has {', '.join(names)})"
         )
 
     @property

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def _isolation() -> list[dict[str, str]]:
     """What can stand between a submission and this machine; one row a level, one for the filter."""
     from attnlab.course.inside import seccomp
     from attnlab.course.sandbox import available
-    from attnlab.course.sandbox.levels import bubblewrap_version, landlock_abi
+    from attnlab.course.sandbox.levels import bubblewrap_version, forks, landlock_abi
 
     why = available()
     found = {"bubblewrap": bubblewrap_version, "landlock": lambda: f"ABI {landlock_abi()}"}
@@ -160,8 +161,11 @@ def _isolation() -> list[dict[str, str]]:
             rows.append(_row(f"isolation {level}", "ok", version()))
     if all(why[level] for level in found):
         rows[-1]["remedy"] += "; until then submissions that you trust run with --isolation none"
-    filtered = not why["none"] and seccomp.supported()
-    detail = "for every submission" if filtered else f"none for {platform.machine()}"
+    limits = "CPU time, memory, files, output" if os.name == "posix" else "time and output"
+    detail = f"only when asked for: a process of its own, limits of {limits}"
+    rows.append(_row("isolation none", "ok", detail))
+    filtered = forks() and seccomp.supported()
+    detail = "for every submission" if filtered else f"none for {sys.platform} on {platform.machine()}"
     return [*rows, _row("system-call filter", "ok" if filtered else "absent", detail)]
 
 

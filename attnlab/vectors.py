@@ -175,7 +175,7 @@ def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
 def _case(
     path: Path, owner: Exhibit, name: str, spec: Any, arrays: dict[str, dict[str, np.ndarray]]
 ) -> Case:
-    if not isinstance(spec, dict) or "operation" not in spec:
+    if not isinstance(spec, dict) or not isinstance(spec.get("operation"), str):
         raise VectorError(f'{path}: case {name!r} names no "operation"')
     _known(f"{path.with_suffix('.json')}: case {name!r}", spec, CASE_KEYS)
     try:

@@ -108,9 +108,13 @@ def _print_card(exhibit: Any, card: dict[str, Any]) -> None:
         for equation in op["equations"]:
             out.print(Padding(escape(equation), (0, 0, 0, 4)))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        narrow = out.width < 60
+        for _ in range(2 if narrow else 4):
+            table.add_column(overflow="fold")  # a narrow terminal loses no letter
         for kind, rows in (("in", op["inputs"]), ("option", op["options"]), ("out", op["outputs"])):
             for row in rows:
-                table.add_row(kind, row["name"], escape(row["what"]), escape(row["about"]))
+                cells = [row["name"], escape(row["what"]), escape(row["about"])]
+                table.add_row(kind, *([" ".join(cells)] if narrow else cells))
                 kind = ""
         out.print(Padding(table, (0, 0, 0, 4)))
         facts = [f"paths {' '.join(op['backends'])}"]

@@ -28,8 +28,9 @@ def compare(
         ),
     ] = None,
     layer: Annotated[
-        int, typer.Option("--layer", min=0, help="The model's layer that --text looks into.")
-    ] = 0,
+        int | None,
+        typer.Option("--layer", min=0, help="The model's layer that --text looks into; 0 without."),
+    ] = None,
     backend: common.BackendName = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
     seed: common.Seed = 0,
@@ -39,6 +40,9 @@ def compare(
     """Run all paths of one operation on the same inputs: error against float64, and time."""
     if dtype not in ("float32", "float64"):
         common.refuse(f"--dtype must be float32 or float64, but is {dtype!r}")
+    if layer is not None and text is None:
+        common.refuse("--layer is a layer of the model that reads --text FILE: give that, too")
+    layer = layer or 0
     count = common.threads_or_all(threads)
     from attnlab.bench import agreement
     from attnlab.bench.machine import pin_threads

@@ -33,7 +33,12 @@ Folder = Annotated[
 TrackName = Annotated[
     str | None, typer.Option("--track", help="numpy, numba or torch; the one started by default.")
 ]
-Isolation = Annotated[str, typer.Option("--isolation", help="auto, bubblewrap, landlock or none.")]
+Isolation = Annotated[
+    str,
+    typer.Option(
+        "--isolation", metavar="LEVEL", help="auto, bubblewrap, landlock or (your own code) none."
+    ),
+]
 CheckSeed = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Seed of the fresh inputs; a new one each time by default."),
@@ -315,12 +320,10 @@ def _open(course: Path | None, folder: Path | None) -> tuple[Course, Path, Progr
 def _checker(
     course: Path | None, folder: Path | None, track: str | None, isolation: str, seed: int | None
 ) -> Checker:
-    from attnlab.course import student
+    from attnlab.course import sandbox, student
 
     asked, where, progress = _open(course, folder)
-    level, note = student.isolation(isolation)
-    if note:
-        typer.echo(f"Note: {note}", err=True)
+    level = sandbox.choose(isolation)
     drawn = student.new_seed() if seed is None else seed
     return student.Checker(where, asked, progress, level, track, drawn)
 

@@ -27,6 +27,7 @@ class SessionLike(Protocol):
     status: Status
     message: str
     defined: frozenset[str]
+    starting: float
 
     def call(
         self,
@@ -89,9 +90,9 @@ class Candidate:
         allowance = COMPILE * self.limits.start - self.compiling if self.track == "numba" else 0.0
         if patient and not compiles and allowance > 0:
             seconds += min(self.limits.start, allowance)
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), self.session.starting
         reply = self.session.call(function, arguments, seconds=seconds, **settings)
-        took = time.perf_counter() - started
+        took = time.perf_counter() - started - (self.session.starting - waited)
         compiling = took if compiles else max(0.0, took - self.limits.wall)
         free = compiling if compiling <= allowance else 0.0
         self.compiling += compiling

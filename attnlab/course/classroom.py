@@ -142,10 +142,10 @@ def plan(
 def try_out(course: Course, tracks: Iterable[str], level: str) -> None:
     """Opens an empty sandbox for each track: what does not work here is found before anything is
     graded. Raises InputError (a package that is not there), SandboxError."""
-    from attnlab.course.sandbox import Sandbox
+    from attnlab.course.sandbox import open_sandbox
 
     for track in tracks:
-        with Sandbox({}, track, course.limits, level, course.packages):  # type: ignore[arg-type]
+        with open_sandbox({}, track, course.limits, level, course.packages):  # type: ignore[arg-type]
             pass
 
 

@@ -22,7 +22,7 @@ from attnlab.course.config import Course, read_course
 from attnlab.course.items import exam
 from attnlab.course.judge import BARE, Examiner
 from attnlab.course.model import DETAILS, TRACKS, Item, Track
-from attnlab.course.sandbox import Sandbox, SandboxError, choose
+from attnlab.course.sandbox import Sandbox, SandboxError, choose, open_sandbox
 from attnlab.course.show import clean, plain_failure, points
 from attnlab.course.submissions import Submission, read
 
@@ -149,7 +149,7 @@ class Collection:
     def sandbox(self, track: Track) -> Sandbox:
         """The one sandbox of this process for a track."""
         if track not in self.sandboxes:
-            sandbox = Sandbox(
+            sandbox = open_sandbox(
                 self.submission.files, track, self.course.limits, self.shared["level"],
                 self.course.packages,
             )  # fmt: skip

@@ -11,6 +11,7 @@ small it is comes off before the fit, and may not be much (`IDLE` below): growth
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ VISIBLE = 1.2  # times the least time, below which a call is mostly overhead …
 GROWN = 2.0  # … and from which on growth shows at all
 HIDDEN = 4.0  # times the least time, from which on nothing hides behind an idle loop
 IDLE, IDLER = 0.025, 20.0  # seconds that the smallest call may take, or times the reference's
+# CPU time, but for Windows, where that moves in steps of 16 ms
+clock = time.perf_counter if sys.platform == "win32" else time.process_time
 TICK = 1e-6  # seconds, the least that is told
 FAINT, ROUGHLY = 0.02, 0.3  # seconds below which a fit is rough, and what it may exceed more
 POINTS, LEAST = 4, 3  # sizes that a fit wants, and can do with
@@ -117,11 +120,11 @@ def _timed(
     inputs and outputs, optional ones among them."""
     best, draw, inputs, outputs = float("inf"), float("inf"), 0, 0
     for repeat in range(2):
-        begun = time.process_time()
+        begun = clock()
         given = task.sample(n, seed_of(seed, "cost", n, repeat), dims)
-        drawn, started = time.process_time() - begun, time.process_time()
+        drawn, started = clock() - begun, clock()
         made = task.op.exhibit.run(task.name, backend="numpy", **given)
-        best, draw = min(best, time.process_time() - started), min(draw, drawn)
+        best, draw = min(best, clock() - started), min(draw, drawn)
         inputs, outputs = (sum(a.nbytes for a in arrays(x)) for x in (given, made._asdict()))
     return best, draw, inputs, outputs + task.optional_bytes(given)
 

@@ -180,7 +180,7 @@ def grade_submission(
 ) -> list[Grade]:
     """Grades of one submission's exercises, one sandbox a track. Only InputError is raised, for what
     was asked for wrongly; what fails on our side is a grade with the status "grader error"."""
-    from attnlab.course.sandbox import Sandbox
+    from attnlab.course.sandbox import open_sandbox
 
     tracks = {name: track or course.track_of(name) for name in names}
     exams = {name: exam(name, course, tracks[name], seed) for name in names}  # refuses early
@@ -198,7 +198,7 @@ def grade_submission(
             waiting.remove(name)
         while waiting:
             try:
-                with Sandbox(files, each, course.limits, level, course.packages) as sandbox:
+                with open_sandbox(files, each, course.limits, level, course.packages) as sandbox:
                     while waiting:
                         examiner = Examiner(sandbox, waiting[0], course, each, seed)
                         grade = examiner.grade(student, on_outcome, everything)

@@ -161,6 +161,7 @@ class _Process:
             result: Result = self.pipe.recv()
         except (EOFError, OSError):
             self.kill()
+            self._child.join()  # its pipe ends before it is dead, and `begin` asks whether it is
             return Failed("the grading process died")
         return result
 

@@ -45,25 +45,6 @@ def start(
     return path
 
 
-def isolation(asked: str) -> tuple[str, str]:
-    """The level for a student's own code, and a note where there is none.
-
-    "auto" on a machine that can isolate nothing falls back to "none": the code is the student's
-    own, and it still runs in a process apart. Grading others' work refuses there instead.
-    """
-    from attnlab.course import sandbox
-
-    if asked == "auto":
-        reasons = sandbox.available()
-        usable = [level for level, why in reasons.items() if not why and level != "none"]
-        if reasons["none"]:
-            raise InputError(f"exercises cannot be checked here: {reasons['none']}")
-        if not usable:
-            why = "; ".join(f"{level}: {text}" for level, text in reasons.items() if text)
-            return "none", f"nothing isolates here ({why}); your code runs in a process of its own"
-    return sandbox.choose(asked), ""
-
-
 def new_seed() -> int:
     """A seed for fresh inputs, small enough to be typed again."""
     return secrets.randbelow(10**6)

@@ -6,6 +6,7 @@ The template is mean pooling over the past, so that everything runs before a lin
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def lay_out(name: str, family: str, root: Path | None = None) -> list[Path]:
         raise InputError(
             f"name must be lower-case letters, digits and underscores, but is {name!r}"
         )
+    if keyword.iskeyword(name):
+        raise InputError(f"name {name!r} is a word of the Python language: no module may have it")
     if family not in FAMILIES:
         raise InputError(
             f"no family {family!r}{suggest(family, FAMILIES)} (families: {', '.join(FAMILIES)})"

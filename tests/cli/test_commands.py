@@ -97,6 +97,7 @@ def test_narrow_and_piped_output(width: str) -> None:
         done = attnlab(*arguments, COLUMNS=width)
         assert not ANSI.search(done.stdout)
         assert all(len(line) <= int(width) for line in done.stdout.splitlines()), arguments
+        assert "…" not in done.stdout, "something was cut off"
 
 
 def test_no_color_is_respected_even_where_colour_is_forced() -> None:

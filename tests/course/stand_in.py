@@ -24,6 +24,7 @@ class StandIn:
         self.source, self.change, self.status, self.message = source, change, "passed", ""
         self.seconds: list[float] = []  # that each call was given
         self.calls: list[str] = []
+        self.starting = 0.0
 
     def load(self, module: str) -> StandIn:
         made = ModuleType("submission")

@@ -19,7 +19,7 @@ from attnlab.course.answer import answer, broken
 from attnlab.course.config import Course
 from attnlab.course.judge import Examiner
 from attnlab.course.model import Grade, Outcome, Track
-from attnlab.course.sandbox import Sandbox
+from attnlab.course.sandbox import Sandbox, open_sandbox
 from attnlab.course.skeleton import skeleton
 
 SEED = 20261
@@ -68,7 +68,7 @@ def opened(request: pytest.FixtureRequest, level: str) -> Iterator[tuple[Exhibit
     files |= {f"{exhibit.name}_bare.py": skeleton(exhibit).encode()}
     for i, mistake in enumerate(exhibit.exercise.mistakes):
         files |= {f"{exhibit.name}_wrong{i}.py": broken(exhibit, mistake).encode()}
-    with Sandbox(files, "numpy", COURSE.limits, level) as box:
+    with open_sandbox(files, "numpy", COURSE.limits, level) as box:
         yield exhibit, box
 
 
@@ -124,6 +124,6 @@ def test_the_answer_earns_every_point_on_its_other_tracks(
     name: str, track: Track, level: str
 ) -> None:
     files = answer(registry.find(name), track)
-    with Sandbox(files, track, COURSE.limits, level, COURSE.packages) as box:
+    with open_sandbox(files, track, COURSE.limits, level, COURSE.packages) as box:
         grade = Examiner(box, name, COURSE, track, SEED).grade("answer")
     assert grade.score == pytest.approx(grade.points), complaints(grade)

@@ -277,7 +277,7 @@ def test_a_sandbox_that_fails_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*args: Any, **settings: Any) -> Any:
         raise sandbox.SandboxError("no namespaces today")
 
-    monkeypatch.setattr(sandbox, "Sandbox", broken)
+    monkeypatch.setattr(sandbox, "open_sandbox", broken)
     files = {"attention.py": solved("attention").encode()}
     (grade,) = grade_submission("s", files, ["attention"], COURSE, 3, "none")
     assert (grade.status, grade.score) == ("grader error", 0)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from attnlab.contract import InputError
 from attnlab.course import progress as kept
-from attnlab.course import show, student, syllabus
+from attnlab.course import sandbox, show, student, syllabus
 from attnlab.course.answer import answer, broken
 from attnlab.course.config import Assignment, Course
 from attnlab.course.model import Difference, Grade, Item, Outcome
@@ -164,23 +164,6 @@ def test_a_courses_changes_are_in_the_file(tmp_path: Path) -> None:
     assert "scale is 0.5" in path.read_text()
 
 
-def test_without_isolation_the_own_code_runs_and_a_note_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from attnlab.course import sandbox
-
-    why = {"bubblewrap": "not installed", "landlock": "no kernel", "none": ""}
-    monkeypatch.setattr(sandbox, "available", lambda: why)
-    level, note = student.isolation("auto")
-    assert level == "none"
-    assert "bubblewrap: not installed" in note
-    monkeypatch.setattr(sandbox, "available", lambda: dict.fromkeys(why, "needs Linux"))
-    with pytest.raises(InputError, match="needs Linux"):
-        student.isolation("auto")
-    with pytest.raises(InputError, match="did you mean landlock"):
-        student.isolation("landlok")
-
-
 # --- watch ----------------------------------------------------------------------------------
 
 
@@ -311,7 +294,7 @@ def test_a_bar_is_full_only_for_all(score: float, drawn: str) -> None:
 
 
 def checker(folder: Path, course: Course = COURSE) -> student.Checker:
-    level, _ = student.isolation("auto")
+    level = next(name for name, why in sandbox.available().items() if not why)
     return student.Checker(folder, course, Progress(folder), level)
 
 

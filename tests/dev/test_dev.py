@@ -43,6 +43,7 @@ def test_the_lint_finds_what_is_wanting() -> None:
         ("Bad-Name", "dense", "lower-case"),
         ("mine", "desne", "did you mean dense"),
         ("attention", "dense", "already"),
+        ("class", "dense", "word of the Python language"),
     ],
 )
 def test_a_bad_name_is_refused(name: str, family: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A forked process: it confines itself, imports one of the submission's files, answers calls.
+"""The process that imports one of a submission's files and answers calls of its functions.
 
 It keeps references to all that it needs before it imports anything of the submission's, which may
 patch whatever it finds: all it can spoil is its own answers.
@@ -16,7 +16,6 @@ from typing import Any
 
 import backends
 import codec
-import confine
 import numpy as np
 
 
@@ -25,44 +24,32 @@ class Missing(Exception):
 
 
 class Child:
-    """A confined process that holds one of the submission's modules."""
+    """Holds one of the submission's modules. `link` has recv_into and sendall, as a socket has them."""
 
-    def __init__(self, setup, order, link):
-        self.setup, self.link = setup, link
-        self.reply_limit = order["reply"]
+    def __init__(self, setup, link, reply_limit):
+        self.setup, self.link, self.reply_limit = setup, link, reply_limit
         self.module: Any = None
         torch = sys.modules.get("torch")
         self.backend: Any = backends.Tensors(torch) if torch else backends.Arrays()
-        os.setsid()
-        folder = os.path.join(setup["temporary"], str(order["child"]))
-        os.mkdir(folder, 0o700)
-        os.chdir(folder)
-        os.environ |= {"HOME": folder, "TMPDIR": folder, "NUMBA_CACHE_DIR": folder}
-        confine.prctl(confine.PR_SET_PDEATHSIG, confine.SIGKILL)
-        null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
         raw = [io.BufferedWriter(io.FileIO(fd, "w")) for fd in (1, 2)]
         how: dict[str, Any] = {"errors": "backslashreplace", "line_buffering": True}
         self.streams = [io.TextIOWrapper(stream, "utf-8", **how) for stream in raw]
         sys.stdout, sys.stderr = self.streams
-        settings = order["confine"]
-        if settings["landlock"] is not None:
-            settings["landlock"]["write"].append(folder)
-        self.send({"ready": confine.confine(settings)})
 
     def live(self):
         while True:
-            head = self.receive(codec.PREFIX.size)
-            header, archive = codec.prefix(head, 1 << 40)
-            request = codec.parse(self.receive(header))
-            data = self.receive(archive)
+            request, data = self.next()
             answer, arrays = self.answer(request, data)
             del data
             for stream in {*self.streams, sys.stdout, sys.stderr}:
                 with contextlib.suppress(BaseException):
                     stream.flush()
             self.send({"nonce": request["nonce"], **answer}, arrays)
+
+    def next(self):
+        """The next request and its archive of arrays."""
+        header, archive = codec.prefix(self.receive(codec.PREFIX.size), 1 << 40)
+        return codec.parse(self.receive(header)), self.receive(archive)
 
     def answer(self, request, data):
         try:

@@ -3,7 +3,7 @@
     PYTHON -I -S worker.py FD     FD is the control socket to the trusted process
 
 The server imports the track's packages once and never a line of the submission. Asked to, it
-forks a child (see `child`), which speaks on a socket of its own. The server alone reports how a
+forks a child (see `forked`), which speaks on a socket of its own. The server alone reports how a
 child ended, on the control socket, which no child holds. Nothing in these processes knows what is
 expected of a submission.
 """
@@ -28,28 +28,24 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def prepare(setup: dict[str, Any]) -> Any:
-    """Import the track's packages and our own; the modules child and scratch. Afterwards the import
+    """Import the track's packages and our own; the modules forked and scratch. Afterwards the import
     path is the submission, Python and the library."""
     sys.dont_write_bytecode = True
     sys.path = [HERE, *sys.path, setup["library"]]
-    import child
     import confine
+    import forked
+    import imports
     import scratch
 
     if setup["parent"]:
         confine.die_with_parent(setup["parent"])
     confine.prctl(confine.PR_SET_DUMPABLE, 0)
     confine.prctl(confine.PR_SET_CHILD_SUBREAPER, 1)
-    for name in setup["imports"]:
-        importlib.import_module(name)
-    if "torch" in setup["imports"]:
-        importlib.import_module("torch").set_num_threads(1)
+    imports.packages(setup["imports"])
     if "numba" in setup["imports"]:
         warm_numba()
-    for name in [f[:-3] for f in os.listdir(HERE) if f.endswith(".py")]:
-        sys.modules.pop(name, None)  # a submission may have a file of that name
-    sys.path[0] = setup["submission"]
-    return child, scratch
+    imports.hide(HERE, setup["submission"])
+    return forked, scratch
 
 
 def warm_numba() -> None:
@@ -67,7 +63,7 @@ def warm_numba() -> None:
 def serve(control: socket.socket) -> None:
     """Set up, say hello, fork on request, tell who ended; ends when its peer does."""
     setup = json.loads(control.recv(1 << 20))
-    child, scratch = prepare(setup)
+    forked, scratch = prepare(setup)
     gc.collect()
     gc.freeze()
     control.send(b'{"hello": 1}')
@@ -81,7 +77,7 @@ def serve(control: socket.socket) -> None:
             order = json.loads(text)
             pid = os.fork()
             if not pid:
-                become(child.Child, control, fds, setup, order)
+                become(forked.Forked, control, fds, setup, order)
             for fd in fds:
                 os.close(fd)
             children[os.pidfd_open(pid)] = order["child"], pid  # a zombie has a descriptor, too

@@ -15,7 +15,6 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,36 +22,19 @@ import numpy as np
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
 from attnlab.course.sandbox import folders, processes
+from attnlab.course.sandbox.answers import CLOSING, EXTRA, TICK, Answer, Incoming, ending, printable
+from attnlab.course.sandbox.base import SandboxError
 
 if TYPE_CHECKING:
-    from attnlab.course.sandbox.server import Sandbox
+    from attnlab.course.sandbox.server import ForkingSandbox
 
-TICK = 0.1  # seconds between looks at CPU time, processes and files
 CONFINING = 10.0  # seconds a child may take to confine itself
-CLOSING = 0.2  # seconds from a process' last file to its end
-EXTRA = 4 << 20  # bytes of an answer beyond the limit on what a function returns
-
-
-@dataclass
-class Answer:
-    """What one exchange came to. `status` "" is an answer in `header` and `arrays`, whatever it
-    says; else the child is gone and `error` tells why."""
-
-    status: Status | str = ""
-    header: dict[str, Any] = field(default_factory=dict)
-    arrays: list[np.ndarray] = field(default_factory=list)
-    error: str = ""
-    printed: str = ""
-    wall: float = 0.0
-    cpu: float = 0.0
 
 
 class Child:
     """A process that holds one module of a submission. Raises SandboxError where it cannot be made."""
 
-    def __init__(self, sandbox: Sandbox):
-        from attnlab.course.sandbox.server import SandboxError
-
+    def __init__(self, sandbox: ForkingSandbox):
         self.sandbox, self.limits = sandbox, sandbox.limits
         try:
             self._start()
@@ -84,7 +66,7 @@ class Child:
         waiting = memoryview(codec.frame(header | {"nonce": nonce}, arrays))
         began, spent = time.monotonic(), processes.cpu_seconds(self.pid)
         processes.send(self.pidfd, signal.SIGCONT)
-        text, printed, look = _Incoming(self._limit), bytearray(), began + TICK
+        text, printed, look = Incoming(self._limit), bytearray(), began + TICK
         answer = Answer()
         poll = select.poll()
         poll.register(self.link, select.POLLIN | select.POLLOUT)
@@ -157,8 +139,6 @@ class Child:
 
     def _hello(self) -> None:
         """The child's first words: that it is confined; the kernel adds its process number."""
-        from attnlab.course.sandbox.server import SandboxError
-
         text, deadline = b"", time.monotonic() + CONFINING
         try:
             while len(text) < codec.PREFIX.size or len(text) < self._whole(text):
@@ -188,7 +168,7 @@ class Child:
     def _limit(self) -> int:
         return 2 * (int(self.limits.reply) << 20) + EXTRA
 
-    def _take(self, answer: Answer, text: _Incoming, nonce: str) -> None:
+    def _take(self, answer: Answer, text: Incoming, nonce: str) -> None:
         try:
             answer.header = codec.parse(text.header)
             if answer.header.get("nonce") != nonce:
@@ -229,7 +209,11 @@ class Child:
         if report is None or self.limits.processes > 1:
             self.sandbox.kill()
         if answer.status == "crashed" and not answer.error:
-            answer.status, answer.error = _ending(report, printed)
+            if report is None:
+                answer.error = "the process and the server beside it are gone"
+            else:
+                code = os.waitstatus_to_exitcode(report["status"])
+                answer.status, answer.error = ending(code, printed)
         self._close()
 
     def _close(self) -> None:
@@ -238,78 +222,3 @@ class Child:
         os.close(self.output)
         if self.pidfd >= 0:
             os.close(self.pidfd)
-
-
-CONTROLS = {i: "\ufffd" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
-
-
-def printable(text: str) -> str:
-    """Text that neither a terminal nor a file minds: no control characters, no half characters."""
-    whole = text.encode("utf-8", "replace").decode().replace("\r\n", "\n")
-    return whole.translate(CONTROLS)
-
-
-class _Incoming:
-    """A frame as it comes in; it is never let grow beyond what its limit allows."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.start = bytearray()
-        self.body: bytearray | None = None
-        self.at = self.lengths = 0
-        self.split = 0
-
-    @property
-    def complete(self) -> bool:
-        return self.body is not None and self.at == len(self.body)
-
-    @property
-    def header(self) -> bytes:
-        return bytes(self.body[: self.split]) if self.body is not None else b""
-
-    @property
-    def archive(self) -> bytes:
-        return bytes(self.body[self.split :]) if self.body is not None else b""
-
-    def read(self, link: socket.socket) -> bool:
-        """Take what is there; False at the end of the stream. Raises Malformed."""
-        try:
-            while not self.complete:
-                if self.body is None:
-                    got = link.recv(codec.PREFIX.size - len(self.start))
-                    self.start += got
-                    if len(self.start) == codec.PREFIX.size:
-                        header, archive = codec.prefix(bytes(self.start), self.limit)
-                        self.split, self.body = header, bytearray(header + archive)
-                    if not got:
-                        return False
-                else:
-                    count = link.recv_into(memoryview(self.body)[self.at :])
-                    if not count:
-                        return False
-                    self.at += count
-        except BlockingIOError:
-            return True
-        except ConnectionError:
-            return False
-        return True
-
-
-def _ending(report: dict[str, Any] | None, printed: bytes) -> tuple[Status, str]:
-    """(status, what happened) of a child that ended of itself, by the server's report."""
-    if report is None:
-        return "crashed", "the process and the server beside it are gone"
-    status = report["status"]
-    if os.WIFEXITED(status):
-        return "crashed", f"the process ended itself with exit code {os.WEXITSTATUS(status)}"
-    number = os.WTERMSIG(status)
-    if number == signal.SIGXCPU:
-        return "timeout", "took more CPU time than an exercise may"
-    if b"bad_alloc" in printed or b"allocate memory" in printed:
-        return "memory", "ran out of memory"
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    said = {"SIGSEGV": "a segmentation fault", "SIGKILL": "killed", "SIGABRT": "aborted"}
-    return "crashed", f"the process died of {name}" + (f" ({said[name]})" if name in said else "")

@@ -17,19 +17,25 @@ DEPTH = 50  # of folders in folders
 
 def make() -> tuple[Path, int]:
     """(a new folder, a lock on it that lasts as long as this process or until it is closed)."""
-    import fcntl
-
     base = _base()
     _sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    _locked(lock)
     return folder, lock
+
+
+def discard(folder: Path, lock: int) -> None:
+    """Remove a folder and its lock."""
+    remove(folder)
+    os.close(lock)
+    if folder.exists():  # Windows removes no file that is open
+        remove(folder)
 
 
 def _base() -> Path:
     memory = Path("/dev/shm")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         room = os.statvfs(memory)
         if os.access(memory, os.W_OK) and room.f_bavail * room.f_frsize > ROOM:
             return memory
@@ -38,18 +44,32 @@ def _base() -> Path:
 
 def _sweep(base: Path) -> None:
     """Remove what a process left that was killed: folders of this user that nobody has locked."""
-    import fcntl
-
+    own = os.getuid() if hasattr(os, "getuid") else None
     for folder in base.glob(PREFIX + "*"):
         with contextlib.suppress(OSError):
-            if folder.stat().st_uid != os.getuid():
+            if own is not None and folder.stat().st_uid != own:
                 continue
             lock = os.open(folder / "lock", os.O_RDWR)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove(folder)
-            finally:
+            if _locked(lock):
+                discard(folder, lock)
+            else:
                 os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    """Lock an open file; False where another process holds it."""
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            import msvcrt
+
+            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
 
 
 def folder_bytes(folder: Path, enough: int) -> int:

@@ -17,12 +17,18 @@ LEVELS = ("bubblewrap", "landlock", "none")
 @functools.cache
 def available() -> dict[str, str]:
     """Level -> "" where it works here, else the reason why not."""
-    if sys.platform != "linux":
-        why = f"needs Linux (this is {sys.platform}); a Linux container or virtual machine has it"
-        return dict.fromkeys(LEVELS, why)
-    if not hasattr(ctypes, "CDLL") or not _pidfd():
-        return dict.fromkeys(LEVELS, "needs Linux 5.4 or newer (pidfd_open)")
-    return {"bubblewrap": _bubblewrap(), "landlock": _landlock(), "none": ""}
+    if forks():
+        return {"bubblewrap": _bubblewrap(), "landlock": _landlock(), "none": ""}
+    why = f"needs Linux, and this is {sys.platform}; a Linux container or virtual machine has it"
+    if sys.platform == "linux":
+        why = "needs Linux 5.4 or newer (pidfd_open)"
+    return {"bubblewrap": why, "landlock": why, "none": ""}
+
+
+def forks() -> bool:
+    """Whether this is a Linux on which confined children are forked; elsewhere each is a process of
+    its own (`plain`), for level none alone."""
+    return sys.platform == "linux" and _pidfd()
 
 
 def choose(asked: str = "auto") -> str:
@@ -44,10 +50,18 @@ def choose(asked: str = "auto") -> str:
     for level in ("bubblewrap", "landlock"):
         if not usable[level]:
             return level
+    whys = {usable["bubblewrap"], usable["landlock"]}
+    why = (
+        whys.pop()
+        if len(whys) == 1
+        else (
+            f"bubblewrap: {usable['bubblewrap']}; landlock: {usable['landlock']}; "
+            "installing bubblewrap helps"
+        )
+    )
     raise InputError(
-        "isolation: nothing isolates here (bubblewrap: "
-        f"{usable['bubblewrap']}; landlock: {usable['landlock']}); install bubblewrap, or run "
-        "submissions that you trust with --isolation none"
+        f"isolation: nothing here keeps submissions away from your files ({why}). Your own code, and "
+        "what else you trust, runs with --isolation none"
     )
 
 

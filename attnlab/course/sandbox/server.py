@@ -14,39 +14,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
-from attnlab.contract import InputError
 from attnlab.course.config import Limits
 from attnlab.course.model import Track
 from attnlab.course.sandbox import folders, processes, system
-from attnlab.course.sandbox.packages import IMPORTS, importable
-from attnlab.course.sandbox.session import Session
-
-INSIDE = Path(__file__).resolve().parents[1] / "inside"
-MIB = 1 << 20
-STARTING = 60.0  # seconds a server may take over its imports on a busy machine
-ENVIRONMENT = {
-    "LANG": "C.UTF-8", "HOME": "/tmp", "USER": "student", "LOGNAME": "student", "TMPDIR": "/tmp",
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
-    # Arrays reuse memory instead of fresh pages, whose faults would bend the growth of time.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * MIB), "MALLOC_TRIM_THRESHOLD_": str(1024 * MIB),
-}  # fmt: skip
+from attnlab.course.sandbox.base import ENVIRONMENT, INSIDE, MIB, STARTING, Sandbox, SandboxError
+from attnlab.course.sandbox.child import Child
 
 
-class SandboxError(RuntimeError):
-    """The sandbox itself failed: the grader's fault or the machine's, never the submission's."""
+class ForkingSandbox(Sandbox):
+    """A server in the sandbox forks a confined child for each module. Linux only.
 
-
-class Sandbox:
-    """Runs one submission's files on one track. A context manager.
-
-    files: relative path -> content. packages: distributions that may be imported besides the
-    track's. Use it from one thread, which must outlive it: the kernel kills the server when the
-    thread that started it ends. Raises InputError for impossible file names, unknown packages and
-    an unknown level, SandboxError where the server does not start.
+    Use it from one thread, which must outlive it: the kernel kills the server when the thread that
+    started it ends. Raises SandboxError where the server does not start.
     """
 
     def __init__(
@@ -57,46 +39,15 @@ class Sandbox:
         level: str,
         packages: tuple[str, ...] = (),
     ):
-        self.files, self.track, self.limits, self.level = dict(files), track, limits, level
-        if level not in ("bubblewrap", "landlock", "none"):
-            raise InputError(f"isolation must be bubblewrap, landlock or none, but is {level!r}")
-        self.packages = importable(track, tuple(packages))
-        self.holds: tuple[str, ...] = ()  # what a child said of its confinement
+        super().__init__(files, track, limits, level, packages)
         self.server_pid = 0
-        self._root: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._reports: dict[int, dict[str, Any]] = {}
         self._number = 0
-        self._sessions: list[Session] = []
 
-    def __enter__(self) -> Sandbox:
-        try:
-            self._prepare()
-            self._start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def load(self, module: str) -> Session:
-        """A child that imports module.py; whatever the submission does wrong is in its status."""
-        session = Session(self, module)
-        self._sessions.append(session)
-        session.open()
-        return session
-
-    def close(self) -> None:
-        """End every process of this submission and remove its files."""
-        self.kill()
-        self._sessions.clear()
-        if self._root is not None:
-            folders.remove(self._root)
-            os.close(self._lock)
-            self._root = None
+    def child(self) -> Child:
+        return Child(self)
 
     # what sessions use
 
@@ -147,8 +98,7 @@ class Sandbox:
 
     def kill(self) -> None:
         """End the server and all that it started, at once. The next call starts another."""
-        for session in self._sessions:
-            session.abandon()
+        super().kill()
         process, self._process = self._process, None
         control, self._control = self._control, None
         if process is not None and self.level != "bubblewrap" and self.server_pid:
@@ -185,19 +135,10 @@ class Sandbox:
     # starting
 
     def _prepare(self) -> None:
-        self._root, self._lock = folders.make()
-        for name in ("submission", "tmp", "packages", "empty"):
+        super()._prepare()
+        assert self._root is not None
+        for name in ("packages", "empty"):
             (self._root / name).mkdir()
-        for name, content in self.files.items():
-            parts = PurePosixPath(name).parts
-            if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-                raise InputError(f"files: {name!r} is no path inside a submission")
-            path = self._root.joinpath("submission", *parts)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            except OSError as error:
-                raise InputError(f"files: {name!r} cannot be written ({error.strerror})") from None
         cpuinfo = self._root / "cpuinfo"
         with contextlib.suppress(OSError):
             cpuinfo.write_bytes(Path("/proc/cpuinfo").read_bytes())
@@ -243,7 +184,7 @@ class Sandbox:
             "library": "/packages" if inside else str(self._root / "packages"),
             "submission": "/submission" if inside else str(self._root / "submission"),
             "temporary": "/tmp" if inside else str(self._root / "tmp"),
-            "imports": [name for name in IMPORTS[self.track] if name in self.packages],
+            "imports": self.imports,
             "parent": 0 if inside else os.getpid(),  # bubblewrap sees to that itself
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
@@ -11,10 +12,10 @@ import numpy as np
 
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
-from attnlab.course.sandbox.child import Answer, Child, printable
+from attnlab.course.sandbox.answers import Answer, printable
 
 if TYPE_CHECKING:
-    from attnlab.course.sandbox.server import Sandbox
+    from attnlab.course.sandbox.base import ChildLike, Sandbox
 
 # what a child may say of a call; all else is found out from outside
 SAYS = ("passed", "error", "not implemented", "missing", "bad value", "memory", "malformed")
@@ -54,14 +55,16 @@ class Reply:
 
 class Session:
     """Made by `Sandbox.load`. `status` is "passed" where the file was imported, else what went
-    wrong ("malformed": no such file, no Python, an exception), with `message` and `where`."""
+    wrong ("malformed": no such file, no Python, an exception), with `message` and `where`.
+    `starting` is what its processes took until they could be asked, in seconds: nobody's fault."""
 
     def __init__(self, sandbox: Sandbox, module: str):
         self.sandbox, self.module = sandbox, module
         self.status: Status = "malformed"
         self.message = self.where = self.printed = ""
         self.defined: frozenset[str] = frozenset()
-        self._child: Child | None = None
+        self._child: ChildLike | None = None
+        self.starting = 0.0
         self._failed = 0
         self._compiled: set[Any] = set()
 
@@ -136,7 +139,9 @@ class Session:
     def _load(self) -> Reply:
         if self._failed >= RELOADS:
             return Reply("crashed", error="importing the file fails again and again")
-        self._child = Child(self.sandbox)
+        began = time.perf_counter()
+        self._child = self.sandbox.child()
+        self.starting += time.perf_counter() - began
         self._compiled.clear()
         start = self.sandbox.limits.start
         answer = self._child.exchange({"do": "load", "module": self.module}, (), start, start)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from attnlab.course.config import Limits
-from attnlab.course.sandbox import Reply, Sandbox, Session, available, processes
+from attnlab.course.sandbox import Reply, Sandbox, Session, available, open_sandbox, processes
 
 FOLDER = Path(__file__).parents[1] / "hostile"
 FILES = {f"{path.stem}.py": path.read_bytes() for path in sorted(FOLDER.glob("*.py"))}
@@ -86,7 +86,7 @@ def arguments() -> dict[str, np.ndarray]:
 def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     files = {**FILES, "neighbour.py": NEIGHBOUR}
     del files["sleeps_at_import.py"]
-    with Sandbox(files, "numpy", LIMITS, usable(request.param)) as running:
+    with open_sandbox(files, "numpy", LIMITS, usable(request.param)) as running:
         yield running
     assert running.server_pid == 0
 
@@ -225,7 +225,7 @@ def test_a_childs_clock_is_not_believed(sandbox: Sandbox) -> None:
 def test_an_import_that_takes_too_long() -> None:
     level = next((level for level in LEVELS if not available()[level]), "none")
     files = {"sleeps_at_import.py": FILES["sleeps_at_import.py"]}
-    with Sandbox(files, "numpy", Limits(start=0.4), level) as sandbox:
+    with open_sandbox(files, "numpy", Limits(start=0.4), level) as sandbox:
         session = sandbox.load("sleeps_at_import")
         assert session.status == "timeout"
         assert session.call("attend", arguments()).status == "timeout"

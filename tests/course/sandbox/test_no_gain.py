@@ -14,7 +14,7 @@ from attnlab.course.answer import answer
 from attnlab.course.config import Course, Limits
 from attnlab.course.judge import Examiner
 from attnlab.course.model import Grade
-from attnlab.course.sandbox import Sandbox, Session
+from attnlab.course.sandbox import Sandbox, Session, open_sandbox
 from attnlab.paths import vectors_dir
 from attnlab.registry import find
 from attnlab.vectors import read
@@ -47,7 +47,7 @@ def graded(sandbox: Any, course: Course = COURSE) -> Grade:
 
 @pytest.fixture(scope="module")
 def sandbox(best: str) -> Iterator[Sandbox]:
-    with Sandbox(FILES, "numpy", LIMITS, best) as running:
+    with open_sandbox(FILES, "numpy", LIMITS, best) as running:
         yield running
 
 
@@ -104,7 +104,7 @@ def attend(*args, **kwargs):
 @pytest.mark.parametrize("clothes", CLOTHES)
 def test_right_answers_in_odd_clothes_earn_all(clothes: str, best: str) -> None:
     course = Course()
-    with Sandbox(right_answer(CLOTHES[clothes]), "numpy", course.limits, best) as sandbox:
+    with open_sandbox(right_answer(CLOTHES[clothes]), "numpy", course.limits, best) as sandbox:
         grade = graded(sandbox, course)
         lost = {o.item.id: (o.status, o.message) for o in grade.outcomes if not o.passed}
         assert not {k: v for k, v in lost.items() if not k.endswith("cost")}, lost
@@ -123,7 +123,7 @@ def attend(q, k, v, **rest):
     return honest(q, k, v, **rest)
 """
     course = Course(limits=Limits(wall=1))
-    with Sandbox(right_answer(then), "numpy", course.limits, best) as sandbox:
+    with open_sandbox(right_answer(then), "numpy", course.limits, best) as sandbox:
         grade = graded(sandbox, course)
     fresh = {o.item.id: o.status for o in grade.outcomes if o.item.kind == "fresh"}
     assert sorted(fresh.values()) == ["crashed"] + ["passed"] * 6 + ["timeout"]
@@ -149,7 +149,7 @@ def attend(q, k, v, **rest):
     return {{"out": np.array(TABLE.get(key, 0.0))}}
 """
     course = Course()
-    with Sandbox({"attention.py": source.encode()}, "numpy", course.limits, best) as box:
+    with open_sandbox({"attention.py": source.encode()}, "numpy", course.limits, best) as box:
         grade = graded(box, course)
     right = {o.item.kind for o in grade.outcomes if o.passed}
     assert right == {"public"}

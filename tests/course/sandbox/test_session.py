@@ -14,7 +14,7 @@ import pytest
 
 from attnlab.contract import InputError
 from attnlab.course.config import Limits
-from attnlab.course.sandbox import Sandbox, processes
+from attnlab.course.sandbox import open_sandbox, processes
 from attnlab.course.sandbox.packages import importable
 
 PLAIN = b"""
@@ -75,7 +75,7 @@ FILES = {"plain.py": PLAIN, "helper.py": b"def double(x):\n    return 2 * x\n"}
 
 def test_values_come_back_as_they_are(level: str) -> None:
     x = np.arange(3.0)
-    with Sandbox(FILES, "numpy", Limits(), level) as sandbox:
+    with open_sandbox(FILES, "numpy", Limits(), level) as sandbox:
         session = sandbox.load("plain")
         assert session.status == "passed", session.message
         assert {"mapping", "named", "bare"} <= session.defined
@@ -116,14 +116,14 @@ def test_values_come_back_as_they_are(level: str) -> None:
 
 def test_limits_cost_one_call(best: str) -> None:
     limits = Limits(wall=0.5, cpu=0.5, memory=200)
-    with Sandbox(FILES, "numpy", limits, best) as sandbox:
+    with open_sandbox(FILES, "numpy", limits, best) as sandbox:
         session = sandbox.load("plain")
         began = time.monotonic()
         reply = session.call("waits", {"seconds": 60})
         assert (reply.status, reply.error) == ("timeout", "took more than 0.5 s")
         assert time.monotonic() - began < 3
         assert session.call("waits", {"seconds": 0.7}, seconds=10).status == "passed"
-        with Sandbox(FILES, "numpy", Limits(wall=30, cpu=0.3), best) as other:
+        with open_sandbox(FILES, "numpy", Limits(wall=30, cpu=0.3), best) as other:
             reply = other.load("plain").call("works", {"seconds": 10})
             assert (reply.status, reply.error) == ("timeout", "took more than 0.3 s of CPU time")
         assert session.call("allocates", {"mebibytes": 100}, seconds=20).status == "passed"
@@ -132,7 +132,7 @@ def test_limits_cost_one_call(best: str) -> None:
 
 
 def test_measured_time(best: str) -> None:
-    with Sandbox(FILES, "numpy", Limits(), best) as sandbox:
+    with open_sandbox(FILES, "numpy", Limits(), best) as sandbox:
         session = sandbox.load("plain")
         reply = session.call("works", {"seconds": 0.2})
         assert 0.19 < reply.cpu < 0.5
@@ -149,14 +149,14 @@ def test_files_of_the_submission_win_only_over_themselves(best: str) -> None:
         "codec.py": b"mine = True",
         "plain.py": b"import numpy as np\nimport codec\ndef f(x):\n    return np.abs(x) * codec.mine\n",
     }
-    with Sandbox(files, "numpy", Limits(), best) as sandbox:
+    with open_sandbox(files, "numpy", Limits(), best) as sandbox:
         reply = sandbox.load("plain").call("f", {"x": -np.ones(2)})
         np.testing.assert_array_equal(reply.value, np.ones(2))
 
 
 @pytest.mark.parametrize("name", ["/etc/x.py", "../x.py", "a/../../x.py", "", "a\0b.py", "n" * 300])
 def test_impossible_file_names(name: str, best: str) -> None:
-    with pytest.raises(InputError, match="files"), Sandbox({name: b""}, "numpy", Limits(), best):
+    with pytest.raises(InputError, match="files"), open_sandbox({name: b""}, "numpy", Limits(), best):
         pass
 
 
@@ -193,7 +193,7 @@ def twice(x):
 def f(x):
     return {"out": twice(x), "total": np.array(total(x))}
 """
-    with Sandbox({"m.py": source}, "numba", Limits(wall=1), level) as sandbox:
+    with open_sandbox({"m.py": source}, "numba", Limits(wall=1), level) as sandbox:
         session = sandbox.load("m")
         for n in (5, 7):
             reply = session.call("f", {"x": np.ones(n)})
@@ -241,7 +241,7 @@ def test_torch(best: str) -> None:
     q, a, b = rng.standard_normal((3, 4)), rng.standard_normal((2, 4)), rng.standard_normal(3)
     weight, flag = rng.standard_normal((3, 2)), np.array([[True, False]] * 3)
     given = {"q": q, "blocks": [{"w": a}, {"w": b}], "flag": flag}
-    with Sandbox({"m.py": TORCH}, "torch", Limits(start=60, wall=20, cpu=20), best) as sandbox:
+    with open_sandbox({"m.py": TORCH}, "torch", Limits(start=60, wall=20, cpu=20), best) as sandbox:
         session = sandbox.load("m")
         assert session.status == "passed", session.message
         reply = session.call(
@@ -290,7 +290,7 @@ def pool():
 
 
 def test_processes_are_counted_and_none_survives(level: str) -> None:
-    with Sandbox({"m.py": FORKS}, "numpy", Limits(processes=4, wall=20), level) as sandbox:
+    with open_sandbox({"m.py": FORKS}, "numpy", Limits(processes=4, wall=20), level) as sandbox:
         session = sandbox.load("m")
         assert session.call("family", {"n": 2}).status == "passed"
         left = processes.descendants(sandbox.server_pid)
@@ -312,9 +312,9 @@ def test_processes_are_counted_and_none_survives(level: str) -> None:
 KILLED = """
 import sys
 from attnlab.course.config import Limits
-from attnlab.course.sandbox import Sandbox
+from attnlab.course.sandbox import open_sandbox
 source = b"def f():\\n    print('in')\\n    while True:\\n        pass\\n"
-with Sandbox({"m.py": source}, "numpy", Limits(), sys.argv[1]) as sandbox:
+with open_sandbox({"m.py": source}, "numpy", Limits(), sys.argv[1]) as sandbox:
     session = sandbox.load("m")
     print(sandbox.server_pid, flush=True)
     session.call("f", {}, seconds=600)
@@ -342,9 +342,9 @@ def test_sandboxes_do_not_meet(best: str) -> None:
     two = {
         "m.py": b"import os\ndef f():\n    return os.listdir('.'), os.listdir(os.path.dirname(__file__))\n"
     }
-    with Sandbox(two, "numpy", Limits(), best) as second:
+    with open_sandbox(two, "numpy", Limits(), best) as second:
         session = second.load("m")
-        with Sandbox(one, "numpy", Limits(), best) as first:
+        with open_sandbox(one, "numpy", Limits(), best) as first:
             assert first.load("m").call("f", {}).value == 1
             assert session.call("f", {}).value == ([], ["m.py"])
         assert session.call("f", {}).status == "passed"
@@ -359,9 +359,9 @@ def test_what_a_killed_grader_left_is_swept_up(
     left = tmp_path / f"{folders.PREFIX}left"
     (left / "tmp" / "deep").mkdir(parents=True)
     (left / "lock").touch()
-    with Sandbox(FILES, "numpy", Limits(), best) as running:
+    with open_sandbox(FILES, "numpy", Limits(), best) as running:
         assert not left.exists()
-        with Sandbox(FILES, "numpy", Limits(), best):
+        with open_sandbox(FILES, "numpy", Limits(), best):
             assert len(list(tmp_path.iterdir())) == 2, "a running sandbox's folder stays"
         assert running.load("plain").status == "passed"
     assert not list(tmp_path.iterdir())
