@@ -81,15 +81,18 @@ def _main(args: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _explain(error)
+        return _explain(error, sys.argv[1:] if args is None else args)
 
 
-def _explain(error: Any) -> int:
+def _explain(error: Any, args: list[str]) -> int:
     """One clear line for what a user can mend; anything else is ours and keeps its traceback."""
     name = type(error).__name__
     if name == "Abort":
         return _stopped()
     if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own usage errors
+        given = _given(getattr(error, "param", None), args)
+        if given and not any(value in error.message for value in given):
+            error.message += f", but it is {' or '.join(map(repr, given))}"
         error.show()
         return int(error.exit_code)
     if name in ("InputError", "BackendUnavailable", "VectorError", "LessonError"):
@@ -99,6 +102,16 @@ def _explain(error: Any) -> int:
         typer.echo(f"Error: {error.filename}: {error.strerror}", err=True)
         return 2
     raise error
+
+
+def _given(param: Any, args: list[str]) -> list[str]:
+    """The values that an option was given; the parser's messages say what was expected, not what came."""
+    found = []
+    for flag in getattr(param, "opts", ()):
+        pairs = zip(args, args[1:], strict=False)
+        found += [value for word, value in pairs if word == flag]
+        found += [word.partition("=")[2] for word in args if word.startswith(f"{flag}=")]
+    return found
 
 
 def _stopped() -> int:

@@ -37,7 +37,7 @@ def head_scores(model: LanguageModel, text: str, *, n: int = 256, seed: int = 0)
     """
     ids = model.encode(text)[:n]
     if len(ids) < n:
-        raise ValueError(f"n = {n}, but the text has only {len(ids)} tokens")
+        raise ValueError(f"n = {n} tokens, but the text has only {len(ids)}")
     read = model.attention_weights(ids)  # (layers, heads, n, n)
     period = 2 * n // 5
     once = np.random.default_rng(seed).choice(len(model.tokenizer), period, replace=False)

@@ -193,7 +193,7 @@ class LanguageModel(nn.Module):
             raise ValueError(f"layer {layer} is not in 0..{len(self.blocks) - 1}")
         ids = self.encode(text)
         if n is not None and len(ids) < n:
-            raise ValueError(f"n = {n}, but the text has only {len(ids)} tokens")
+            raise ValueError(f"n = {n} tokens, but the text has only {len(ids)}")
         q, k, v = self._inputs_by_layer(ids[:n])[layer]
         return {"q": _array(q), "k": _array(k), "v": _array(v)}
 

@@ -133,6 +133,20 @@ def test_compare_on_real_text(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "attention", "-n", "0"], "'--n' / '-n': Input should be greater"),
+        (["compare", "attention", "-n", "0"], "but it is '0'"),
+        (["bench", "attention", "--repeat=many"], "but it is 'many'"),
+        (["compare", "attention", "--layer", "1"], "--layer is a layer of the model"),
+        (["compare", "attention", "-o", "atend"], "did you mean attend? (it has attend)"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(arguments: list[str], message: str) -> None:
+    assert message in error_line(attnlab(*arguments))
+
+
 def test_compare_refuses_more_threads_than_cores() -> None:
     assert "--threads" in error_line(attnlab("compare", "attention", "--threads", "999"))
 
