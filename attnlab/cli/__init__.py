@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -108,8 +109,7 @@ def _given(param: Any, args: list[str]) -> list[str]:
     """The values that an option was given; the parser's messages say what was expected, not what came."""
     found = []
     for flag in getattr(param, "opts", ()):
-        pairs = zip(args, args[1:], strict=False)
-        found += [value for word, value in pairs if word == flag]
+        found += [value for word, value in pairwise(args) if word == flag]
         found += [word.partition("=")[2] for word in args if word.startswith(f"{flag}=")]
     return found
 
