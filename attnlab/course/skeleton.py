@@ -8,6 +8,7 @@ What reference.py imports from attnlab is given, whole.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 
 from attnlab.contract import REQUIRED, Array, Exhibit, Operation
@@ -68,11 +69,77 @@ def _intro(exhibit: Exhibit, assignment: Assignment) -> str:
             about = part.about or _about(exhibit, part.name)
             row = f"    {part.name:{width}}   {about}".rstrip()
             lines += wrapped(row, " " * (width + 7))
+    source = functions(reference_source(exhibit))
+    told = {n: ast.get_docstring(source[n]) or "" for n in asked(exhibit) if n in source}
+    operations = [o for o in exhibit.operations if o.name in told]
+    if further := _equations(exhibit, told, operations):
+        lines += ["", "For these, too:", *(f"    {line}" for line in further)]
+    for each in operations:
+        lines += _untold(each, told[each.name])
     notices = _notices(op, assignment.vary, assignment.order)
     lines += ["", *notices] if notices else []
     lines += ["", f"To check it: attnlab course check {exhibit.name}"]
     lines += [f"When stuck:  attnlab course hint {exhibit.name}"]
+    lines += [f"Its card:    attnlab show {exhibit.name}"]
     return "\n".join(lines)
+
+
+def _equations(exhibit: Exhibit, told: Mapping[str, str], operations: list[Operation]) -> list[str]:
+    """Lines of equations that the parts are about, or name by number, beyond the headline's."""
+    known = [line for text in exhibit.headline.equations for line in text.splitlines()]
+    found: list[str] = []
+    for op in operations:
+        found += [line for text in op.equations for line in text.splitlines()]
+    numbered = _numbered([line for op in exhibit.operations for line in op.equations])
+    mine = set(_numbered([*known, *found]))
+    for number in dict.fromkeys(re.findall(r"\((\d+)\)", " ".join(told.values()))):
+        found += numbered.get(number, []) if number not in mine else []
+    return [line for line in dict.fromkeys(found) if line not in known]
+
+
+def _numbered(lines: list[str]) -> dict[str, list[str]]:
+    """Number -> the lines of that equation, where it stands for the first time. A number opens the
+    equation, or ends its first line."""
+    found: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for line in lines:
+        number = re.match(r"\((\d+)\)", line) or re.search(r"\((\d+)(?:, [^)]*)?\)$", line)
+        if number:
+            current = [] if number[1] in found else found.setdefault(number[1], [])
+        if current is not None and (number or line.startswith(" ")):
+            current.append(line)
+    return found
+
+
+def _untold(op: Operation, docstring: str) -> list[str]:
+    """What the card knows of an operation's arguments and outputs and its docstring does not say."""
+
+    def silent(name: str) -> bool:
+        return not re.search(rf"\b{re.escape(name)}\b", docstring)
+
+    takes = [
+        (_shaped(a), a.about) for a in op.arguments
+        if isinstance(a, Array) and a.about and silent(a.keyword)
+    ]  # fmt: skip
+    takes += [(o.name, o.about) for o in op.options if o.about and silent(o.name)]
+    gives = [a for a in op.results if isinstance(a, Array) and not a.optional]
+    returns = [
+        (_shaped(a), "; ".join(filter(None, [a.about, a.when and f"where {_when(op, a.when)}"])))
+        for a in gives if any(silent(each.keyword) for each in gives)
+    ]  # fmt: skip
+    lines: list[str] = []
+    for verb, rows in (("takes", takes), ("returns", returns)):
+        width = min(max((len(name) for name, _ in rows), default=0), 44)
+        lines += ["", f"{op.name} {verb}"] if rows else []
+        for name, about in rows:
+            lines += wrapped(f"    {name:{width}}   {about}".rstrip(), " " * (width + 7))
+    return lines
+
+
+def _shaped(array: Array) -> str:
+    """A name with its shape; alternatives of a scalar and an array are told as such."""
+    choices = [f"({', '.join(choice.split())})" for choice in array.shape.split("|")]
+    return f"{array.name} {' or '.join(choices)}"
 
 
 def _returns(op: Operation) -> str:
@@ -82,10 +149,13 @@ def _returns(op: Operation) -> str:
     if len(specs) == 1 and always:
         text += f", or {always[0]} alone"
     for when in dict.fromkeys(a.when for a in specs if a.when):
-        arrays = {a.keyword for a in op.arguments}
-        condition = f"{when} is given" if when in arrays else when
-        text += f"; {_quoted([a.keyword for a in specs if a.when == when])} where {condition}"
+        named = _quoted([a.keyword for a in specs if a.when == when])
+        text += f"; {named} where {_when(op, when)}"
     return text + ("; other outputs are not graded" if len(specs) < len(op.results) else "")
+
+
+def _when(op: Operation, when: str) -> str:
+    return f"{when} is given" if when in {a.keyword for a in op.arguments} else when
 
 
 def _quoted(names: list[str]) -> str:

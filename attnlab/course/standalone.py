@@ -156,7 +156,7 @@ class _Writer:
             text += ("\n\n\n" if "block" in (before, kind) else near) + part
         for old, new in BUILTIN.items():
             text = re.sub(rf"\b{old.attribute}\b", new, text)  # in docstrings
-        return text + "\n"
+        return re.sub(r"  # type: ignore\b.*$", "", text, flags=re.M) + "\n"
 
     def _imports(self) -> list[str]:
         plain: set[str] = set()

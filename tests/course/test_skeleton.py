@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,33 @@ def test_a_skeleton_asks_for_everything_and_solves_nothing(name: str) -> None:
     for op in exhibit.headline.equations:
         assert op.splitlines()[0].split("  ")[0].replace("\\", "") in text.replace("\\", "")
     load(text, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_skeleton_tells_all_that_is_graded(name: str) -> None:
+    """Every output by name, and every equation that a docstring points to."""
+    exhibit = registry.find(name)
+    text = skeleton(exhibit)
+    intro, made = ast.get_docstring(ast.parse(text)) or "", functions(text)
+    for operation in (o for o in exhibit.operations if o.name in asked(exhibit)):
+        told = intro + (ast.get_docstring(made[operation.name]) or "")
+        for array in operation.results:
+            assert array.optional or re.search(rf"\b{array.keyword}\b", told), array.keyword
+    for own in asked(exhibit):
+        for number in re.findall(r"\((\d+)\)", ast.get_docstring(made[own]) or ""):
+            assert re.search(rf"^ *\({number}\)|\({number}[,)][^()]*$", intro, re.M), (own, number)
+    assert "type: ignore" not in text
+
+
+def test_a_skeleton_explains_what_a_docstring_leaves_out() -> None:
+    text = skeleton(registry.find("internal_consistency"))
+    assert "    (2) neg_entropy_bits = sum over distinct v of p(v) log2 p(v)\n" in text
+    assert "    joint_totals (answers)     where logprobs is given\n" in text
+    assert "    neg_variance () or (questions)\n" in text
+    assert "    (4) g = (alpha - e_n) / B" in skeleton(registry.find("scan_and_snap"))  # a helper's
+    find = "    spans (P, 2)   (-1, -1) where not found\n"
+    assert f"find_needle returns\n{find}" in skeleton(registry.find("retrieval_heads"))
+    assert "attend takes" not in skeleton(registry.find("attention"))  # its docstring tells
 
 
 def test_skeletons_and_answers_are_formatted(tmp_path: Path) -> None:

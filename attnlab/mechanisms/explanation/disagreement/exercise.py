@@ -45,7 +45,7 @@ EXERCISE = Exercise(
         ),
         Part(
             "max_flow",
-            "the most that can flow between two nodes (its search for a path is given)",
+            "the most that can flow between two nodes",
             network_example,
         ),
     ),

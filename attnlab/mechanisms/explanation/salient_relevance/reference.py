@@ -115,7 +115,10 @@ def transposed(S: np.ndarray, W: np.ndarray, layer: Mapping[str, Any], shape: tu
 
 
 def unpooled(S: np.ndarray, X: np.ndarray, layer: Mapping[str, Any], rule: str) -> np.ndarray:
-    """S at the place of each window's first maximum; windows in raster order."""
+    """S at the place of each window's first maximum; windows in raster order.
+
+    Where windows share a maximum, rule "write" keeps the last one's value, "add" their sum.
+    """
     k, s, _ = plan.window(layer)
     best = windows(X, layer).reshape(*S.shape, k * k).argmax(axis=-1)  # (b, c, rows, columns)
     back = np.zeros_like(X)
