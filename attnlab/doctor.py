@@ -165,7 +165,9 @@ def _isolation() -> list[dict[str, str]]:
     detail = f"only when asked for: a process of its own, limits of {limits}"
     rows.append(_row("isolation none", "ok", detail))
     filtered = forks() and seccomp.supported()
-    detail = "for every submission" if filtered else f"none for {sys.platform} on {platform.machine()}"
+    detail = (
+        "for every submission" if filtered else f"none for {sys.platform} on {platform.machine()}"
+    )
     return [*rows, _row("system-call filter", "ok" if filtered else "absent", detail)]
 
 

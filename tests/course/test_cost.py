@@ -24,7 +24,7 @@ SIZES = (16, 32, 64, 128, 256, 512, 1024)
 class Timed:
     """A session that answers rightly and takes what `law(n, call)` says."""
 
-    status, message, defined = "passed", "", frozenset({"attend"})
+    status, message, defined, starting = "passed", "", frozenset({"attend"}), 0.0
 
     def __init__(self, law: Any, limit: float = 5.0):
         self.law, self.limit, self.sizes = law, limit, []

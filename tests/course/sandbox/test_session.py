@@ -156,7 +156,10 @@ def test_files_of_the_submission_win_only_over_themselves(best: str) -> None:
 
 @pytest.mark.parametrize("name", ["/etc/x.py", "../x.py", "a/../../x.py", "", "a\0b.py", "n" * 300])
 def test_impossible_file_names(name: str, best: str) -> None:
-    with pytest.raises(InputError, match="files"), open_sandbox({name: b""}, "numpy", Limits(), best):
+    with (
+        pytest.raises(InputError, match="files"),
+        open_sandbox({name: b""}, "numpy", Limits(), best),
+    ):
         pass
 
 
