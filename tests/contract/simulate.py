@@ -1,10 +1,9 @@
 """Run in a subprocess with NUMBA_ENABLE_CUDASIM=1: the smallest case of an exhibit's CUDA paths.
 
-    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME [--golden | --example]
+    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME
 
 prints one JSON object: operation -> "ok" or what differs. The size is the operation's example
-at n = 3 (or the least that its `vary` allows) and, where a golden case exists, its smallest one;
-a flag leaves one of the two out.
+at n = 3 (or the least that its `vary` allows) and, where a golden case exists, its smallest one.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import traceback
 from pathlib import Path
 
 import properties
+import simulator
 
 from attnlab.registry import find
 from attnlab.vectors import hold, read
@@ -22,7 +22,7 @@ from attnlab.vectors import hold, read
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def main(name: str, only: str = "") -> None:
+def main(name: str) -> None:
     exhibit = find(name)
     results = {}
     file = GOLDEN / f"{name}.npz"
@@ -31,16 +31,15 @@ def main(name: str, only: str = "") -> None:
         if "cuda" not in op.paths:
             continue
         try:
-            if only != "--golden":
-                kwargs = properties.arguments(op, n=3)
-                properties.close(
-                    properties.outputs(op, "cuda", kwargs),
-                    properties.reference(op, "cuda", kwargs),
-                    1e-7,
-                    1e-7,
-                )
+            kwargs = properties.arguments(op, n=3)
+            properties.close(
+                properties.outputs(op, "cuda", kwargs),
+                properties.reference(op, "cuda", kwargs),
+                1e-7,
+                1e-7,
+            )
             own = [c for c in cases if c.operation == op.name]
-            if own and only != "--example":
+            if own:
                 smallest = min(own, key=lambda c: sum(a.size for a in c.arrays["in"].values()))
                 assert not [r for r in hold(smallest, "cuda") if not r.ok], smallest.name
             results[op.name] = "ok"
@@ -50,4 +49,5 @@ def main(name: str, only: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    simulator.install()
+    main(sys.argv[1])

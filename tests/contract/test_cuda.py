@@ -23,17 +23,11 @@ HERE = Path(__file__).parent
 SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
-# The authors' smallest cases of these are small, but the simulator takes ten seconds to a minute for each.
-LONG = {
-    "attention_at", "based", "circuit_sae", "instruction_shift", "internal_consistency", "lightning",
-    "pointer_network", "pss_attention", "retrieval_heads", "routing", "salient_relevance",
-}  # fmt: skip
-
-
-def simulate(name: str, *flags: str) -> None:
+@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
+def test_simulated(name: str) -> None:
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": SEARCH}
     done = subprocess.run(
-        [sys.executable, str(HERE / "simulate.py"), name, *flags],
+        [sys.executable, str(HERE / "simulate.py"), name],
         env=env,
         capture_output=True,
         text=True,
@@ -45,17 +39,6 @@ def simulate(name: str, *flags: str) -> None:
     assert results == dict.fromkeys(results, "ok"), "\n".join(
         v for v in results.values() if v != "ok"
     )
-
-
-@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
-def test_simulated(name: str) -> None:
-    simulate(name, *(["--example"] if name in LONG else []))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(LONG))
-def test_simulated_golden(name: str) -> None:
-    simulate(name, "--golden")
 
 
 @pytest.mark.gpu
