@@ -66,5 +66,8 @@ def test_turns() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["right"] and told["same"] and not told["wrong"]
-    assert "seven" in told["said"] and "tid=[7, 0, 0]" in told["said"]
+    assert told["right"]
+    assert told["same"]
+    assert not told["wrong"]
+    assert "seven" in told["said"]
+    assert "tid=[7, 0, 0]" in told["said"]
