@@ -18,9 +18,8 @@ from attnlab.course.sandbox import available
 from attnlab.registry import find
 
 EXHIBIT = find("attention")
-NEEDS_WORKER = pytest.mark.skipif(
-    all(available().values()), reason="submissions cannot run on this machine"
-)
+ISOLATES = any(not why for level, why in available().items() if level != "none")
+NEEDS_WORKER = pytest.mark.skipif(not ISOLATES, reason="nothing isolates on this machine")
 
 
 def course(
@@ -113,7 +112,7 @@ def test_another_track_and_folder(tmp_path: Path) -> None:
     done = course(tmp_path, "start", "attention", "--into", "mine", "--track", "torch")
     assert "course check attention --dir mine" in done.stdout
     assert (tmp_path / "mine" / "attention.py").read_text().startswith("# Track torch")
-    if not all(available().values()):
+    if ISOLATES:
         check = course(tmp_path, "check", "--dir", "mine", "--json", code=1)
         (grade,) = json.loads(check.stdout)
         assert grade["track"] == "torch"  # remembered
