@@ -51,6 +51,26 @@ def test_attend_score_by_score(backend: str, scored: bool) -> None:
         np.testing.assert_allclose(made["loss"], np.mean(losses), 1e-10)
 
 
+def test_padding_that_is_nan_reaches_no_gradient() -> None:
+    torch = pytest.importorskip("torch")
+    s = sample("attend", 6, seed=2, batch=3)
+
+    def gradients() -> dict[str, np.ndarray]:
+        t = {k: torch.from_numpy(v.copy()) for k, v in s.items()}
+        floats = {k: v.requires_grad_() for k, v in t.items() if v.is_floating_point()}
+        EXHIBIT.run("attend", backend="torch", **t).loss.backward()
+        return {k: v.grad.numpy() for k, v in floats.items()}
+
+    before = gradients()
+    for b in range(3):
+        s["enc"][b, s["enc_len"][b] :] = np.nan
+        s["dec"][b, s["dec_len"][b] :] = np.nan
+    assert np.isnan(s["enc"]).any()
+    assert np.isnan(s["dec"]).any()
+    for name, g in gradients().items():
+        np.testing.assert_allclose(g, before[name], 1e-12, err_msg=name)
+
+
 @pytest.mark.parametrize("backend", PATHS)
 def test_one_slot_has_all_the_probability(backend: str) -> None:
     made = run("attend", backend, **sample("attend", 1, batch=1))

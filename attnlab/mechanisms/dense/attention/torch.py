@@ -28,6 +28,8 @@ def attend(
     if causal and (n != keys or mask is not None or bias is not None or "weights" in want):
         triangle = torch.ones(n, keys, dtype=torch.bool, device=q.device).tril(keys - n)
     seen = mask if triangle is None else triangle if mask is None else mask & triangle
+    if bias is not None and (barred := bias.isneginf()).any():
+        seen = ~barred if seen is None else seen & ~barred
     blind = None if seen is None else ~seen.any(-1, keepdim=True)  # queries that see nothing
 
     if "weights" not in want:

@@ -83,6 +83,8 @@ def attend(
     """See the reference."""
     slots, steps = real(enc_len, enc.shape[1])[:, None], real(dec_len, dec.shape[1])
     both = slots & steps[..., None]
+    # 0 times what padding holds, NaN perhaps, would reach the weights' gradients
+    enc, dec = enc.masked_fill(~slots.mT, 0), dec.masked_fill(~steps[..., None], 0)
     u = point(enc @ W1, dec @ W2, v)
     log_p = log_softmax(u.masked_fill(~slots, -torch.inf), -1)
     return {
