@@ -117,6 +117,7 @@ class _View:
         self.name, self.question = name, question
         self.made = made.astype(float) if made.dtype.kind == "b" else made
         self.want = want.astype(float) if want.dtype.kind == "b" else want
+        self.flags = want.dtype.kind == "b"
         self.names = list(axes) if len(axes) == want.ndim else []
 
     def close(self, want: np.ndarray, made: np.ndarray) -> bool:
@@ -202,11 +203,14 @@ def integers(v: _View) -> str:
 
 
 def factor(v: _View) -> str:
-    """A constant factor, or a constant term, named where it is one of the call's numbers."""
+    """A constant factor, or a constant term, named where it is one of the call's numbers. What a
+    single number misses by tells something only where it is such a one, or whole."""
     big = np.abs(v.want) > 1e-12
     usable = big & np.isfinite(v.want) & np.isfinite(v.made)
-    if v.want.dtype.kind != "f" or usable.sum() < 2:
+    if v.flags or not usable.any():
         return ""
+    if usable.sum() == 1:
+        return _single_factor(v, float(v.made[usable][0]), float(v.want[usable][0]))
     ratios = v.made[usable] / v.want[usable]
     ratio = float(np.median(ratios))
     if ratio and math.isfinite(ratio) and v.close(v.want * ratio, v.made):
@@ -217,6 +221,21 @@ def factor(v: _View) -> str:
     if abs(shift) > 1e-6 and v.close(v.want + shift, v.made):
         return f"{v.name} is off by the same amount everywhere ({shift:.4g})."
     return ""
+
+
+def _single_factor(v: _View, made: float, want: float) -> str:
+    if not made or v.want.dtype.kind != "f" or v.want.size > 1:
+        return ""
+    if math.isclose(made, -want, rel_tol=1e-7):
+        return f"{v.name} has the wrong sign."
+    for ratio, text in ((made / want, "{} times"), (want / made, "1/{} of")):
+        if ratio > 1.5 and math.isclose(ratio, round(ratio), rel_tol=1e-7):
+            return (
+                f"{v.name} is {text.format(round(ratio))} what it should be: a sum where a mean is "
+                "asked for, or the other way round?"
+            )
+    named = _named_factor(made / want, v)
+    return "" if named[-1:].isdigit() else f"{v.name} is {named} times what it should be."
 
 
 def precision(v: _View) -> str:
@@ -255,8 +274,8 @@ def shifted(v: _View) -> str:
 
 
 def permuted(v: _View) -> str:
-    """The same slices along an axis in another order."""
-    for axis, length in enumerate(v.want.shape):
+    """The same slices along an axis in another order; flags are too often equal to tell."""
+    for axis, length in enumerate(() if v.flags else v.want.shape):
         if not 2 <= length <= 256 or v.want.size // length < 2 or v.want.size * length > 4 * SMALL:
             continue
         want = np.moveaxis(v.want, axis, 0).reshape(length, -1).astype(float)

@@ -229,6 +229,8 @@ class OperationTask:
 
         Raises Unnamed.
         """
+        if value is None:
+            raise Unnamed("it returned None: is a `return` missing?")
         table = self._table(value, question.required)
         missing = [k for k in question.required if table.get(k) is None]
         if missing:

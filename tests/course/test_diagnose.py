@@ -10,6 +10,7 @@ from stand_in import examiner, graded, wrapped
 
 from attnlab.course.config import Assignment
 from attnlab.course.diagnose import _broken, diagnose, looks
+from attnlab.course.skeleton import asked
 from attnlab.course.tasks import tasks
 from attnlab.registry import find, names
 
@@ -65,6 +66,41 @@ def test_what_any_array_may_suffer(change: Any, words: str) -> None:
     assert words in said(change(OUT))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x * 5, "loss is 5 times what it should be: a sum where a mean"),
+        (lambda x: x / 7, "loss is 1/7 of what it should be"),
+        (lambda x: x / np.log(2), "loss is 1/log(2) times"),
+        (lambda x: -x, "loss has the wrong sign"),
+        (lambda x: x * 1.2345, ""),
+    ],
+)
+def test_what_a_single_number_misses_by(change: Any, words: str) -> None:
+    task, _ = tasks(find("scan_and_snap"), "numpy", Assignment("scan_and_snap"))
+    question = task.draw(9, 3)
+    made = diagnose(
+        find("scan_and_snap"), task, question, {"loss": change(question.expected["loss"])}
+    )
+    assert words in made
+    assert bool(words) == bool(made)
+
+
+def test_counts_that_are_off_by_one() -> None:
+    task, _ = tasks(find("seal"), "numpy", Assignment("seal"))
+    question = task.draw(20, 1)
+    made = dict(question.expected) | {"counts": question.expected["counts"] - 1}
+    assert "off by the same amount everywhere (-1)" in diagnose(find("seal"), task, question, made)
+
+
+def test_flags_are_not_told_as_another_order() -> None:
+    task, _ = tasks(find("act"), "numpy", Assignment("act"))
+    question = task.draw(6, 1)
+    flags = question.expected["sink_mask"]
+    made = dict(question.expected) | {"sink_mask": ~flags[..., ::-1]}
+    assert "order" not in diagnose(find("act"), task, question, made)
+
+
 def test_a_softmax_over_the_wrong_axis() -> None:
     task, _ = tasks(find("act"), "numpy", Assignment("act"))
     question = task.draw(6, 1)
@@ -94,13 +130,9 @@ def test_a_mistake_of_the_card_is_recognised() -> None:
         exhibit = find(name)
         assert exhibit.exercise is not None
         for number, mistake in enumerate(exhibit.exercise.mistakes):
-            function = _broken(name, number, exhibit.headline.name)
-
-            def broken(space: dict[str, Any], name=name, f=function) -> None:
-                space[find(name).headline.name] = f
-
-            grade = graded(name, change=broken)
-            told = {o.diagnosis for o in grade.outcomes if o.item.kind in ("fresh", "property")}
+            made = {own: _broken(name, number, own) for own in asked(exhibit)}
+            grade = graded(name, change=lambda space, made=made: space.update(made))
+            told = {o.diagnosis for o in grade.outcomes if o.item.kind != "public"}
             assert mistake.says in told, mistake.name
 
 

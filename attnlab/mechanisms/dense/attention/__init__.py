@@ -21,16 +21,19 @@ def example(
     kv_heads: int | None = None,
     masked: bool = False,
     biased: bool = False,
+    earlier: int = 0,
 ) -> dict[str, Any]:
-    """Self-attention on independent normal queries, keys and values; kv_heads must divide heads."""
+    """Self-attention on independent normal queries, keys and values; kv_heads must divide heads.
+    Keys of `earlier` positions stand before those of the queries."""
     kv_heads = heads if kv_heads is None or heads % kv_heads else kv_heads
     q = rng.standard_normal((batch, heads, n, dim))
-    k, v = rng.standard_normal((2, batch, kv_heads, n, dim))
+    keys = earlier + n
+    k, v = rng.standard_normal((2, batch, kv_heads, keys, dim))
     drawn = {"q": q, "k": k, "v": v}
     if masked:
-        drawn["mask"] = rng.random((batch, 1, n, n)) < 0.7
+        drawn["mask"] = rng.random((batch, 1, n, keys)) < 0.7
     if biased:
-        drawn["bias"] = rng.standard_normal((1, heads, n, n))
+        drawn["bias"] = rng.standard_normal((1, heads, n, keys))
     return drawn
 
 
@@ -125,6 +128,7 @@ EXHIBIT = Exhibit(
                 "kv_heads": (None, 1, 2),
                 "masked": (False, True),
                 "biased": (False, True),
+                "earlier": (0, 3),
                 "causal": (False, True),
                 "scale": (None, 0.3),
             },

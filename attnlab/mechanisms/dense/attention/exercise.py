@@ -10,11 +10,14 @@ from attnlab.contract import Exercise, Mistake, Part
 
 
 def softmax_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Scores of n queries, hidden keys among them; one query sees no key at all (n > 1)."""
+    """Scores of n queries, hidden keys among them; one query sees no key at all (n > 1). The second
+    half of the scores is so large that their exponentials leave float64."""
     keys = n + int(rng.integers(0, 3))
     seen = rng.random((n, keys)) < rng.choice([0.3, 0.7])
     seen[int(rng.integers(n))] = n == 1
-    return {"S": rng.choice([1.0, 100.0]) * rng.standard_normal((2, n, keys)), "seen": seen}
+    S = rng.standard_normal((2, n, keys))
+    S[1] *= 2000
+    return {"S": S, "seen": seen}
 
 
 EXERCISE = Exercise(
@@ -38,6 +41,56 @@ EXERCISE = Exercise(
             "q, k)",
             "your scores look unscaled: they match without `scale`, which is 1/sqrt(dim) where the "
             "caller gives none",
+        ),
+        Mistake(
+            "divided-by-dim",
+            "(dim**-0.5 if scale is None else scale)",
+            "(1 / dim if scale is None else scale)",
+            "your scores are divided by dim: without `scale` it is the square root, 1/sqrt(dim)",
+        ),
+        Mistake(
+            "scaled-bias",
+            "S = S + bias",
+            "S = S + bias * (dim**-0.5 if scale is None else scale)",
+            "you scale the bias with the scores: it is added to what is scaled already",
+        ),
+        Mistake(
+            "mask-inverted",
+            "seen = seen & mask",
+            "seen = seen & ~mask",
+            "you hide what the mask shows: True means that the query may see the key",
+        ),
+        Mistake(
+            "one-key-ahead",
+            "np.tri(n, keys, keys - n, dtype=bool)",
+            "np.tri(n, keys, keys - n + 1, dtype=bool)",
+            "your causal mask lets every query see one key too many: its own position is the last",
+        ),
+        Mistake(
+            "own-key-hidden",
+            "np.tri(n, keys, keys - n, dtype=bool)",
+            "np.tri(n, keys, keys - n - 1, dtype=bool)",
+            "your causal mask hides one key too many: a query sees its own position, too",
+        ),
+        Mistake(
+            "aligned-left",
+            "np.tri(n, keys, keys - n, dtype=bool)",
+            "np.tri(n, keys, dtype=bool)",
+            "your causal mask takes the queries for the first ones: where there are more keys, they "
+            "are the last (j <= i + keys - n)",
+        ),
+        Mistake(
+            "heads-dealt-out",
+            "np.repeat(x, groups, axis=1)",
+            "np.tile(x, (1, groups, 1, 1))",
+            "your key heads are dealt out one by one: neighbouring query heads share one (np.repeat, "
+            "not np.tile)",
+        ),
+        Mistake(
+            "overflow",
+            "np.where(np.isfinite(top), top, 0)",
+            "0",
+            "large scores overflow: take each row's maximum off before exp, which changes no weight",
         ),
         Mistake(
             "softmax-over-queries",

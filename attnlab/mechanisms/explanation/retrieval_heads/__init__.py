@@ -17,6 +17,7 @@ def score_example(
     """A prompt of n tokens, a needle of a third of it, an answer that copies most of the needle.
 
     Every other row has its largest weight on a needle token that is right, the others anywhere.
+    Behind the valid keys of a row stands what must not be read.
     """
     prompt = rng.integers(0, 50, n)
     start = n // 3
@@ -26,12 +27,14 @@ def score_example(
     attention = rng.dirichlet(np.ones(n + steps), (steps, layers, heads))
     looks = rng.random((steps, layers, heads)) < 0.5
     attention[np.arange(steps), :, :, place] += looks
-    attention *= np.arange(n + steps) < n + np.arange(steps)[:, None, None, None]
+    valid = np.arange(n + steps) < n + np.arange(steps)[:, None, None, None]
+    attention *= valid
+    rest = rng.random(attention.shape)
     return {
         "prompt_ids": prompt,
         "needle_span": np.array([start, end]),
         "generated": generated,
-        "attention": attention / attention.sum(-1, keepdims=True),
+        "attention": np.where(valid, attention / attention.sum(-1, keepdims=True), rest),
     }
 
 
