@@ -148,8 +148,9 @@ class PlainChild:
         self.alive = False
         self._kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
+        self._talking.join(CLOSING)
+        if not self._talking.is_alive():  # else something that it started holds the link
+            for pipe in (self._process.stdin, self._process.stdout):
                 cast(FileIO, pipe).close()
         with contextlib.suppress(OSError):
             os.unlink(self.output)
@@ -161,6 +162,7 @@ class PlainChild:
         """Send bytes and read a frame, in a thread: pipes have no time limit everywhere."""
         answer, text, faults = Answer(), Incoming(self._limit), list[str]()
         talk = threading.Thread(target=self._talk, args=(data, text, faults), daemon=True)
+        self._talking = talk
         began = time.monotonic()
         talk.start()
         while talk.is_alive() and not answer.status:
