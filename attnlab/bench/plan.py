@@ -6,11 +6,14 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from attnlab import registry
 from attnlab.bench import inputs
 from attnlab.bench.inputs import Target
 from attnlab.bench.machine import Rates
 from attnlab.bench.settings import Settings
+from attnlab.checks import check, check_option
 from attnlab.contract import BACKENDS, BackendUnavailable, Exhibit, InputError, Operation, suggest
 
 BASELINE = "attention"
@@ -27,6 +30,7 @@ FIXED = 100e-6
 CALL_SHARE = 40  # one call may take this part of the budget
 REFERENCE = 1.0  # seconds of a reference call, where the reference was not asked for by name
 POINT = 0.15  # seconds for drawing inputs, calibrating and saving a point
+SMALL = 4096  # inputs of this size are drawn to see whether the sizes asked for make sense
 CHILD = 0.6  # seconds for the process that measures a point's memory
 
 
@@ -74,6 +78,7 @@ def make(settings: Settings) -> Plan:
     targets = _targets(settings, notes)
     backends = _backends(settings, targets, notes)
     _check_sizes(settings, targets, notes)
+    targets = _check_values(settings, targets, notes)
     targets += _baselines(settings, targets)
     return Plan(targets, backends, notes, insisted=bool(settings.backends))
 
@@ -163,6 +168,57 @@ def _check_sizes(settings: Settings, targets: Sequence[Target], notes: list[str]
             )
         if lacking:
             notes.append(f"{flag} means nothing to {', '.join(lacking)}")
+
+
+def _check_values(settings: Settings, targets: list[Target], notes: list[str]) -> list[Target]:
+    """The targets that take the sizes and options asked for; the others are refused where they were
+    named, else said."""
+    taken = []
+    for target in targets:
+        try:
+            notes += _try_values(target, settings)
+        except (InputError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            words = " ".join(f"{name}={value}" for name, value in settings.sizes_set.items())
+            why = f"{target.title} takes no {words}: {error}"
+            if settings.names:
+                raise InputError(why) from None
+            notes.append(f"left out: {why}")
+        else:
+            taken.append(target)
+    if not taken:
+        raise InputError("; ".join(notes))
+    return taken
+
+
+def _try_values(target: Target, settings: Settings) -> list[str]:
+    """What the smallest inputs made of the values asked for, where that is something else. Raises
+    what the operation's example or its check of inputs raises."""
+    op, n = target.op, min(settings.ns)
+    named = {inputs.size_name(op, name): value for name, value in settings.sizes_set.items()}
+    asked = {name: value for name, value in named.items() if name is not None}
+    for name, value in asked.items():
+        usual = op.sizes.get(name)
+        if isinstance(usual, int) and type(value) is not type(usual):
+            raise InputError(f"{name} must be {type(usual).__name__}, but is {value!r}")
+        if isinstance(usual, int) and value < 0:
+            raise InputError(f"{name} must be at least 0, but is {value}")
+        option = op.option(name)
+        if option is not None and name not in op.sizes:
+            check_option(option, value)
+    if not asked or n > SMALL:
+        return []
+    sizes = inputs.sizes_of(target, settings.sizes_set)
+    with np.errstate(all="ignore"):
+        drawn = inputs.draw(target, n, settings.dtype, settings.seed, sizes)
+    if op.prepare:
+        return []  # some of the arrays are still missing
+    call = check(op, drawn)
+    made = call.sizes | call.options
+    return [
+        f"{target.title}: {name}={value} became {made[name]} at n = {n}"
+        for name, value in asked.items()
+        if type(made.get(name)) is type(value) and made[name] != value
+    ]
 
 
 def _baselines(settings: Settings, targets: Sequence[Target]) -> list[Target]:

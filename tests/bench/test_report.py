@@ -195,6 +195,23 @@ def test_the_plan_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> 
     assert any("numba was not run: it is broken" in note for note in left.notes)
 
 
+def test_a_plan_without_names_leaves_out_what_refuses_the_values() -> None:
+    made = plan.make(Settings(backends=("numpy",), ns=(64,), sizes_set={"block": 0}))
+    assert "lightning" not in {t.exhibit for t in made.targets}
+    assert any("left out: lightning attend takes no block=0: " in note for note in made.notes)
+
+
+def test_sizes_that_an_example_changes_are_said() -> None:
+    made = plan.make(Settings(names=("moh",), ns=(8,), sizes_set={"n_head": 4, "top_k": 99}))
+    assert "moh attend: top_k=99 became 2 at n = 8" in made.notes
+
+
+def test_heads_is_a_count_also_where_an_option_chooses_heads() -> None:
+    made = plan.make(Settings(names=("act",), ns=(8,), sizes_set={"heads": 3}))
+    assert made.targets[0].op.sample(8, 0, heads=3)["q"].shape[1] == 3
+    assert not any("heads" in note for note in made.notes)
+
+
 def test_a_claim_is_not_judged_below_the_size_it_is_made_for() -> None:
     sizes, seconds = [512, 1024, 2048], [1.0, 4.0, 16.0]
     judged = summary.growth(sizes, seconds, [True] * 3, 1.1)
