@@ -122,10 +122,9 @@ def test_what_is_hidden_is_nowhere_in_the_outcome(details: str) -> None:
         text = json.dumps(Grade("s", "attention", "numpy", (outcome,)).to_dict())
         at = outcome.difference.first
         shown = f"{float(expected[at]):.6g}"
-        assert (shown in outcome.message) == (details == "full")
+        assert (f"expected {shown}" in outcome.message) == (details == "full")
         if details == "actual-only":
-            assert shown not in text
-            assert repr(float(expected[at])) not in text
+            assert shown not in text or shown in "01"  # digits stand anywhere
             for value in expected.ravel():
                 assert repr(float(value)) not in text or value in (0.0, 1.0)
 
