@@ -337,17 +337,25 @@ class HelperTask:
         return None
 
     def named(self, value: Any, question: Question) -> dict[str, Any]:
-        """Flat answers; a plain tuple will do where the reference returns a named one."""
+        """Flat answers; a plain tuple will do where the reference returns a named one, and lists of
+        lists of numbers where it returns arrays."""
+        if value is None:
+            raise Unnamed("it returned None: is a `return` missing?")
         found = dict(leaves(value))
         fields = list(question.expected)
-        if (
-            isinstance(value, tuple | list)
-            and set(found) != set(fields)
-            and len(value) == len(fields)
-            and all(name.isidentifier() for name in fields)
-        ):
-            return dict(zip(fields, value))
-        return found
+        if set(found) == set(fields) or not isinstance(value, tuple | list):
+            return found
+        if fields == ["result"]:
+            value = [value]
+        one_each = all(name.isidentifier() for name in fields) or fields == [
+            f"result[{i}]" for i in range(len(fields))
+        ]
+        if not one_each or len(value) != len(fields):
+            return found
+        try:
+            return {name: np.asarray(member) for name, member in zip(fields, value)}
+        except (ValueError, TypeError):  # ragged
+            return found
 
 
 Task = OperationTask | HelperTask

@@ -13,6 +13,7 @@ from stand_in import examiner, graded, solved, wrapped
 
 from attnlab.contract import InputError
 from attnlab.course.config import Assignment, Course, read_course
+from attnlab.course.difference import compare
 from attnlab.course.items import exam
 from attnlab.course.model import KINDS
 from attnlab.course.skeleton import asked
@@ -258,3 +259,19 @@ def test_no_small_function_is_answered_by_doing_nothing(name: str, idle: Any) ->
         outcomes = [judge.run(item) for item in judge.items if item.kind == "part"]
         right = [o.item.id for o in outcomes if o.passed]
         assert all(name.endswith("part-2") for name in right), right
+
+
+def test_a_helper_may_return_lists_of_numbers_and_must_return_something() -> None:
+    helpers = tasks(find("attention"), "numpy", Assignment("attention"))[1]
+    question = helpers[0].draw(4, 1)
+    want = question.expected["result"]
+    assert np.array_equal(helpers[0].named(want.tolist(), question)["result"], want)
+    assert "result" not in helpers[0].named([[1.0], [2.0, 3.0]], question)  # ragged
+    pair = tasks(find("lightning"), "numpy", Assignment("lightning"))[1][1]
+    both = pair.draw(4, 1)
+    lists = [value.tolist() for value in both.expected.values()]
+    assert compare(both.expected, pair.named(lists, both), 0, 0) is None
+    headline = tasks(find("attention"), "numpy", Assignment("attention"))[0]
+    for task in (headline, helpers[0]):
+        with pytest.raises(Unnamed, match="returned None: is a `return` missing"):
+            task.named(None, question)
