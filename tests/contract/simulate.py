@@ -1,9 +1,10 @@
-"""Run in a subprocess with NUMBA_ENABLE_CUDASIM=1: the smallest case of an exhibit's CUDA paths.
+"""Run in a subprocess with NUMBA_ENABLE_CUDASIM=1: an exhibit's CUDA paths at small sizes.
 
-    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME
+    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME [--long]
 
-prints one JSON object: operation -> "ok" or what differs. The size is the operation's example
-at n = 3 (or the least that its `vary` allows) and, where a golden case exists, its smallest one.
+prints one JSON object: what ran -> "ok" or what differs. The sizes are the operation's example at
+n = 3 and, across the border of two tiles, 9 (or the least that its `vary` allows), and every golden
+case; with --long, those alone that take minutes.
 """
 
 from __future__ import annotations
@@ -11,43 +12,56 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import properties
 import simulator
 
+from attnlab.contract import Operation
 from attnlab.registry import find
-from attnlab.vectors import hold, read
+from attnlab.vectors import Case, hold, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+LONG = ("sr_multi",)
+SIZES = (3, 9)
 
 
-def main(name: str) -> None:
-    exhibit = find(name)
-    results = {}
+def example(op: Operation, n: int) -> None:
+    kwargs = properties.arguments(op, n=n)
+    made, expected = (
+        properties.outputs(op, "cuda", kwargs),
+        properties.reference(op, "cuda", kwargs),
+    )
+    properties.close(made, expected, 1e-7, 1e-7)
+
+
+def main(name: str, long: bool) -> None:
+    operations = {op.name: op for op in find(name).operations if "cuda" in op.paths}
     file = GOLDEN / f"{name}.npz"
-    cases = read(file) if file.exists() else []
-    for op in exhibit.operations:
-        if "cuda" not in op.paths:
-            continue
+    cases = [c for c in (read(file) if file.exists() else []) if c.operation in operations]
+    results: dict[str, str] = {}
+
+    def run(what: str, check: Callable[[], None]) -> None:
         try:
-            kwargs = properties.arguments(op, n=3)
-            properties.close(
-                properties.outputs(op, "cuda", kwargs),
-                properties.reference(op, "cuda", kwargs),
-                1e-7,
-                1e-7,
-            )
-            own = [c for c in cases if c.operation == op.name]
-            if own:
-                smallest = min(own, key=lambda c: sum(a.size for a in c.arrays["in"].values()))
-                assert not [r for r in hold(smallest, "cuda") if not r.ok], smallest.name
-            results[op.name] = "ok"
+            check()
+            results[what] = "ok"
         except Exception:
-            results[op.name] = traceback.format_exc()
+            results[what] = traceback.format_exc()
+
+    def golden(case: Case) -> None:
+        assert not [result for result in hold(case, "cuda") if not result.ok]
+
+    for case in cases:
+        if (case.name in LONG) == long:
+            run(f"{case.operation}: {case.name}", lambda case=case: golden(case))
+    if not long:
+        for op in operations.values():
+            for n in SIZES:
+                run(f"{op.name}: n = {n}", lambda op=op, n=n: example(op, n))
     print(json.dumps(results))
 
 
 if __name__ == "__main__":
     simulator.install()
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:] == ["--long"])

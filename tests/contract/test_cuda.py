@@ -25,13 +25,22 @@ SEARCH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "
 
 @pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
 def test_simulated(name: str) -> None:
+    simulate(name)
+
+
+@pytest.mark.slow
+def test_simulated_long() -> None:
+    simulate("salient_relevance", "--long")
+
+
+def simulate(name: str, *flags: str) -> None:
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": SEARCH}
     done = subprocess.run(
-        [sys.executable, str(HERE / "simulate.py"), name],
+        [sys.executable, str(HERE / "simulate.py"), name, *flags],
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
@@ -80,7 +89,7 @@ def test_compiles_to_ptx(name: str, dtype: str) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
