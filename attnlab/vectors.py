@@ -9,6 +9,7 @@ evaluated from a whitelisted syntax tree.
 
 from __future__ import annotations
 
+import difflib
 import json
 import zipfile
 import zlib
@@ -21,21 +22,20 @@ import numpy as np
 
 from attnlab.contract import (
     REQUIRED,
+    Array,
     BackendUnavailable,
     Exhibit,
+    Group,
     InputError,
     Operation,
-    suggest,
 )
 from attnlab.expressions import FUNCTIONS, evaluate, names_in
 from attnlab.flat import declared, flatten, unflatten
 from attnlab.registry import find
 
-# what NAME.json may say; "info" is for the reader
-FILE_KEYS = ("exhibit", "source", "callable", "cases", "note", "info")
-CASE_KEYS = (
-    "operation", "options", "loss", "grad_of", "compare", "rtol", "atol", "note", "info",
-)  # fmt: skip
+# what is read of NAME.json; all else in it is for the reader
+FILE_KEYS = ("exhibit", "cases")
+CASE_KEYS = ("operation", "options", "loss", "grad_of", "compare", "rtol", "atol")
 LOSS_KEYS = ("cotangent", "output", "sum", "formula")
 COMPARE = ("close", "exact", "set", "ties", "skip")
 SECTIONS = ("in", "param", "out", "grad")
@@ -72,23 +72,41 @@ class Case:
         return self.loss.get("cotangent", {})
 
     def arguments(self, op: Operation) -> dict[str, Any]:
-        """Keyword arguments of the operation; cotangents are no inputs. Floats share one dtype, as do
-        whole numbers that a file stores as integers where floats are declared; an empty list of
-        integers, which NumPy makes floats, is one of integers."""
-        flat = {
-            k: v for k, v in self.arrays["in"].items() if k not in set(self.cotangents.values())
+        """Keyword arguments of the operation; cotangents, and other arrays that only the loss names,
+        are no inputs. Floats share one dtype, half precision being read as float32, as do whole
+        numbers that a file stores as integers where floats are declared; an empty list of integers,
+        which NumPy makes floats, is one of integers. An option that is null is left at its default."""
+        loss_only = set(self.cotangents.values()) | {
+            name for name in self._in_formula if not _declares(op.arguments, name)
         }
+        flat = {k: v for k, v in self.arrays["in"].items() if k not in loss_only}
         flat |= self.arrays["param"]
-        common = np.result_type(
-            *([v.dtype for v in flat.values() if v.dtype.kind == "f"] or [np.dtype(np.float64)])
-        )
+        floats = [v.dtype for v in flat.values() if v.dtype.kind == "f"]
+        common = np.result_type(np.float32, *floats) if floats else np.dtype(np.float64)
         for name, value in flat.items():
             kind = declared(op.arguments, name).dtype
             if value.dtype.kind == "f" and not value.size and kind == "int":
                 flat[name] = value.astype(np.int64)
             elif value.dtype.kind == "f" or (value.dtype.kind in "iu" and kind == "float"):
                 flat[name] = value.astype(common)
-        return unflatten(op.arguments, flat) | self.options
+        left = {o.name for o in op.options if None not in (o.choices or ())}
+        options = {k: v for k, v in self.options.items() if v is not None or k not in left}
+        return unflatten(op.arguments, flat) | options
+
+    def loss_outputs(self, op: Operation) -> set[str]:
+        """Outputs that the loss is of. Raises InputError where it names one that is not declared."""
+        named = {*self.cotangents, *self.loss.get("sum", ())}
+        named |= {self.loss["output"]} if "output" in self.loss else set()
+        for output in named:
+            declared(op.results, output)
+        return named | {name for name in self._in_formula if _declares(op.results, name)}
+
+    @property
+    def _in_formula(self) -> frozenset[str]:
+        try:
+            return names_in(self.loss.get("formula") or "0")
+        except SyntaxError:  # prose: refused where gradients need it
+            return frozenset()
 
 
 @dataclass(frozen=True)
@@ -103,6 +121,14 @@ class Held:
     error: float
     tolerance: float
     detail: str = ""
+
+
+def _declares(specs: Iterable[Array | Group], name: str) -> bool:
+    try:
+        declared(specs, name)
+    except InputError:
+        return False
+    return True
 
 
 def read(path: str | Path, exhibit: str | None = None) -> list[Case]:
@@ -148,7 +174,8 @@ def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         with np.load(path, allow_pickle=False) as archive:
             for key in archive.files:
                 parts = key.split("/")
-                if len(parts) < 3 or parts[1] not in SECTIONS:
+                at = next((i for i, part in enumerate(parts) if i and part in SECTIONS), None)
+                if at is None or at == len(parts) - 1:
                     raise VectorError(
                         f"{path}: array {key!r} is not named CASE/in|param|out|grad/NAME"
                     )
@@ -163,8 +190,9 @@ def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
                     raise VectorError(
                         f"{path}: array {key!r} has dtype {value.dtype}; expected numbers, bool or text"
                     )
-                sections = out.setdefault(parts[0], {s: {} for s in SECTIONS})
-                sections[parts[1]]["/".join(parts[2:])] = value
+                sections = out.setdefault("/".join(parts[:at]), {s: {} for s in SECTIONS})
+                native = value.astype(value.dtype.newbyteorder("="), copy=False)
+                sections[parts[at]]["/".join(parts[at + 1 :])] = native
     except VectorError:
         raise
     except UNREADABLE as error:
@@ -180,15 +208,15 @@ def _case(
     _known(f"{path.with_suffix('.json')}: case {name!r}", spec, CASE_KEYS)
     try:
         op = owner.operation(spec["operation"])
-        rules, loss = dict(spec.get("compare", {})), dict(spec.get("loss", {}))
+        said = {k: v for k, v in spec.items() if v is not None}  # null is what is left out
+        rules, loss = dict(said.get("compare", {})), dict(said.get("loss", {}))
+        grad_of = dict(said.get("grad_of", {}))
         _known(f"{path.with_suffix('.json')}: case {name!r}: loss", loss, LOSS_KEYS)
-        for key, section in (("compare", "out"), ("grad_of", "grad")):
-            for stored in spec.get(key, {}):
-                if stored not in arrays[section]:
-                    raise InputError(
-                        f"{key} names {stored!r}, which is not stored under {section}/"
-                        + suggest(stored, arrays[section])
-                    )
+        # one table for all cases may name what this one does not store, but nothing unheard of
+        for output in rules:
+            declared(op.results, output)
+        for source in grad_of.values():
+            declared(op.arguments, str(source).split("/", 1)[-1])
         for output, rule in rules.items():
             if rule not in COMPARE:
                 raise VectorError(
@@ -198,14 +226,14 @@ def _case(
             name=name,
             exhibit=owner.name,
             operation=op.name,
-            options=dict(spec.get("options", {})),
+            options=dict(said.get("options", {})),
             arrays=arrays,
             loss=loss,
-            grad_of=dict(spec.get("grad_of", {})),
+            grad_of=grad_of,
             compare=rules,
-            rtol=float(spec.get("rtol", 1e-9)),
-            atol=float(spec.get("atol", 1e-11)),
-            note=str(spec.get("note", "")),
+            rtol=float(said.get("rtol", 1e-9)),
+            atol=float(said.get("atol", 1e-11)),
+            note=str(said.get("note", "")),
         )
         for key, value in (("rtol", case.rtol), ("atol", case.atol)):
             if not 0 <= value < np.inf:
@@ -214,6 +242,7 @@ def _case(
             if array not in arrays["in"]:
                 raise InputError(f"loss.cotangent names {array!r}, which is not stored under in/")
         case.arguments(op)
+        case.loss_outputs(op)
         unflatten(op.results, arrays["out"])
     except InputError as error:
         raise VectorError(f"{path}: case {name!r}: {error}") from None
@@ -225,11 +254,12 @@ def _case(
 
 
 def _known(where: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises VectorError for a key that would be ignored: a misspelt tolerance must not pass as none."""
+    """Raises VectorError for a key that would be ignored and looks like one that would not: a misspelt
+    tolerance must not pass as none. Other keys are the file's own notes."""
     for key in table:
-        if key not in names:
-            near = suggest(str(key), names) or f" (known are {', '.join(names)})"
-            raise VectorError(f"{where}: unknown key {key!r}{near}")
+        near = difflib.get_close_matches(str(key), list(names), n=1, cutoff=0.8)
+        if key not in names and near:
+            raise VectorError(f"{where}: unknown key {key!r}; did you mean {near[0]}?")
 
 
 def hold(case: Case, backend: str) -> list[Held]:
@@ -244,7 +274,8 @@ def hold(case: Case, backend: str) -> list[Held]:
     arguments = case.arguments(op)
     want = unflatten(op.results, stored).keys()
     if backend == "torch" and case.arrays["grad"]:
-        outputs, gradients = _with_gradients(case, op, arguments, want)
+        of_loss = {declared(op.results, name).keyword for name in case.loss_outputs(op)}
+        outputs, gradients = _with_gradients(case, op, arguments, want | of_loss)
     else:
         outputs = find(case.exhibit).run(op.name, backend=backend, want=want, **arguments)._asdict()
         gradients = {}
@@ -284,6 +315,8 @@ def _with_gradients(
     for name in sources.values():
         if name not in flat:
             raise InputError(f"case {case.name!r}: gradient of {name!r}, which is no input")
+        if not getattr(flat[name], "dtype", torch.int).is_floating_point:
+            raise InputError(f"case {case.name!r}: gradient of {name!r}, which holds no floats")
         flat[name].requires_grad_(True)
     options = {k: v for k, v in arguments.items() if k in {o.name for o in op.options}}
     result = find(case.exhibit).run(
@@ -424,10 +457,13 @@ def _first(wrong: np.ndarray, made: np.ndarray, stored: np.ndarray) -> str:
 def run(path: str | Path, exhibit: str | None = None, backend: str | None = None) -> Iterator[Held]:
     """Every case of a file on every path (or one). A path that cannot run here yields nothing
     unless it was asked for by name, when BackendUnavailable goes to the caller. Cases whose operation
-    lacks that path are passed over; InputError where no case has it."""
+    lacks that path are passed over; InputError where no case has it. A case that a path refuses
+    keeps none of the others from running: InputError names them all in the end. One that breaks a
+    path has not held, and says how it broke."""
     cases = read(path, exhibit)
     if backend and any(backend in backends_for(case) for case in cases):
         cases = [case for case in cases if backend in backends_for(case)]
+    refused: dict[str, None] = {}  # in order, each once: paths refuse alike
     for case in cases:
         for name in [backend] if backend else backends_for(case):
             try:
@@ -435,6 +471,14 @@ def run(path: str | Path, exhibit: str | None = None, backend: str | None = None
             except BackendUnavailable:
                 if backend:
                     raise
+            except InputError as error:
+                where = f"case {case.name!r}: "
+                refused[where + str(error).removeprefix(where)] = None
+            except Exception as error:  # whatever a path's code may raise
+                how = f"{type(error).__name__}: {error}"
+                yield Held(case.name, case.operation, name, "call", False, np.inf, 0.0, how)
+    if refused:
+        raise InputError("; ".join(refused))
 
 
 def not_run(paths: Iterable[str | Path], exhibit: str | None = None) -> str:

@@ -1,17 +1,19 @@
-"""Files that are no test vectors: `vectors.read` says what is wrong with each."""
+"""Test vectors that others write: what is taken as it comes, and what is wrong with the rest."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from attnlab.vectors import VectorError, read
+from attnlab.contract import InputError
+from attnlab.registry import find
+from attnlab.vectors import Case, Held, VectorError, hold, read, run
 
 
 def pair(folder: Path, **changes: Any) -> Path:
@@ -31,6 +33,101 @@ def test_a_small_pair_is_read(tmp_path: Path) -> None:
     assert (case.exhibit, case.operation, case.rtol) == ("attention", "attend", 1e-9)
 
 
+RNG = np.random.default_rng(0)
+QKV = {f"in/{name}": RNG.standard_normal((1, 2, 3, 4)) for name in "qkv"}
+MASK = np.array([[[[True, False, True]]]])
+
+
+def written(
+    folder: Path, arrays: dict[str, np.ndarray], name: str = "one", **case: Any
+) -> Iterator[Held]:
+    """Rows of a file with one case of attention, on the paths that need no compiling."""
+    np.savez(folder / "mine.npz", **{f"{name}/{k}": v for k, v in arrays.items()})
+    document = {"exhibit": "attention", "cases": {name: {"operation": "attend"} | case}}
+    (folder / "mine.json").write_text(json.dumps(document))
+    for backend in ("numpy", "torch"):
+        yield from run(folder / "mine.npz", backend=backend)
+
+
+def answer(**options: Any) -> dict[str, np.ndarray]:
+    made = find("attention").run(**{k[3:]: v for k, v in QKV.items()}, **options)
+    return QKV | {"out/out": made.out}
+
+
+def halves() -> dict[str, np.ndarray]:
+    """Every input in half precision, and the answer to what that leaves of it."""
+    rough = {k: v.astype(np.float16) for k, v in QKV.items()}
+    made = find("attention").run(**{k[3:]: v.astype(float) for k, v in rough.items()})
+    return rough | {"out/out": made.out}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "case"),
+    [
+        (answer(), {"options": None, "loss": None, "compare": None, "grad_of": None, "atol": None}),
+        (answer(), {"options": {"scale": None, "causal": None}, "rtol": None}),
+        (answer(scale=2), {"options": {"scale": 2}}),
+        (answer(), {"seed": 3, "made_by": "me", "shapes": {"q": [1]}, "info": [1]}),
+        (answer(), {"compare": {"weights": "exact"}, "grad_of": {"dq": "in/q"}}),
+        (answer(), {"name": "a/b [bold] c"}),
+        ({k: np.asfortranarray(v) for k, v in answer().items()}, {}),
+        ({k: v.astype(">f8") for k, v in answer().items()}, {}),
+        (halves(), {"rtol": 1e-5, "atol": 1e-5}),
+        (answer(mask=MASK) | {"in/mask": MASK}, {}),
+    ],
+)
+def test_what_others_write_is_taken(
+    tmp_path: Path, arrays: dict[str, np.ndarray], case: dict[str, Any]
+) -> None:
+    pytest.importorskip("torch")
+    rows = list(written(tmp_path, arrays, **case))
+    assert [(row.backend, row.name, row.ok) for row in rows] == [
+        ("numpy", "out", True),
+        ("torch", "out", True),
+    ]
+
+
+@pytest.mark.parametrize("loss", [{"cotangent": {"weights": "c"}}, {"formula": "sum(weights * c)"}])
+def test_a_loss_may_be_of_an_output_that_is_not_stored(
+    tmp_path: Path, loss: dict[str, Any]
+) -> None:
+    torch = pytest.importorskip("torch")
+    cotangent = RNG.standard_normal((1, 2, 3, 3))
+    q = torch.from_numpy(QKV["in/q"].copy()).requires_grad_()
+    others = {k: torch.from_numpy(QKV[f"in/{k}"]) for k in "kv"}
+    made = find("attention").run(backend="torch", want=["weights"], q=q, **others)
+    (made.weights * torch.from_numpy(cotangent)).sum().backward()
+    arrays = answer() | {"in/c": cotangent, "grad/dq": q.grad.numpy()}
+    rows = list(written(tmp_path, arrays, loss=loss, grad_of={"dq": "in/q"}))
+    assert [(row.name, row.ok) for row in rows[1:]] == [("out", True), ("grad dq", True)]
+
+
+def test_a_case_that_is_refused_or_breaks_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"{name}/{k}": v for name in ("bad", "good") for k, v in answer().items()}
+    arrays["bad/in/k"] = np.ones((1, 2, 3, 5))
+    np.savez(tmp_path / "attention.npz", **arrays)
+    cases = {name: {"operation": "attend"} for name in ("bad", "good")}
+    (tmp_path / "attention.json").write_text(json.dumps({"cases": cases}))
+    rows = run(tmp_path / "attention.npz", backend="numpy")
+    good = next(rows)
+    assert good.case == "good"
+    assert good.ok
+    with pytest.raises(InputError, match="case 'bad': k: dimension dim is 5"):
+        next(rows)
+
+    def broken(case: Case, backend: str) -> list[Held]:
+        if case.name == "bad":
+            raise RuntimeError("no such kernel")
+        return hold(case, backend)
+
+    monkeypatch.setattr("attnlab.vectors.hold", broken)
+    bad, good = run(tmp_path / "attention.npz", backend="numpy")
+    assert (bad.ok, bad.detail) == (False, "RuntimeError: no such kernel")
+    assert good.ok
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -38,6 +135,9 @@ def test_a_small_pair_is_read(tmp_path: Path) -> None:
         ({"exhibit": ["attention"]}, '"exhibit" must be a name'),
         ({"exhibit": None}, "the file's name is taken, unless mine.json has"),
         ({"case": {"rtol": -1}}, "case 'one': rtol must be a number from 0 on, but is -1"),
+        ({"case": {"loss": {"output": "loss"}}}, "'loss' is no array of this operation"),
+        ({"case": {"loss": {"sum": ["outt"]}}}, "'outt' is no array of this operation"),
+        ({"case": {"grad_of": {"dq": "in/r"}}}, "'r' is no array of this operation"),
         ({"case": {"atol": float("nan")}}, "case 'one': atol must be a number from 0 on"),
         ({"case": {"operation": 3}}, "case 'one' names no \"operation\""),
         ({"case": {"operation": "atend"}}, r"did you mean attend\? \(it has attend\)"),

@@ -30,10 +30,14 @@ def conform(
         common.refuse(
             f"--backend: {backend!r} is none of {', '.join(BACKENDS)}{suggest(backend, BACKENDS)}"
         )
-    rows, bad = [], []
-    for file in files:
+    rows: list[tuple[str, vectors.Held]] = []
+    bad = []
+    # NAME.* names a pair twice
+    pairs = [file.with_suffix(".npz") if file.suffix == ".json" else file for file in files]
+    for file in dict.fromkeys(pairs):
         try:
-            rows += [(str(file), row) for row in vectors.run(file, exhibit, backend)]
+            for row in vectors.run(file, exhibit, backend):
+                rows.append((str(file), row))  # kept, should a later case be refused
         except (vectors.VectorError, InputError) as error:
             # a path refuses what the file's arrays are (a wrong dtype, say): the file is at fault
             said = str(error) if isinstance(error, vectors.VectorError) else f"{file}: {error}"
@@ -56,12 +60,13 @@ def conform(
             f"{len(rows) - len(failed)} hold, {len(failed)} differ"
             + (f", {common.counted(len(bad), 'bad file')}" if bad else "")
         )
-        if backend is None and (why := vectors.not_run(files, exhibit)):
+        if backend is None and (why := vectors.not_run(dict.fromkeys(pairs), exhibit)):
             out.print(why)
     raise typer.Exit(2 if bad else 1 if failed else 0)
 
 
 def _table(rows: list) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -70,10 +75,17 @@ def _table(rows: list) -> None:
     for name in ("error", "tolerance"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
-    for _, row in rows:
-        verdict = row.detail or "ok" if row.ok else "[bold]DIFFERS[/bold]"
+    many = len({file for file, _ in rows}) > 1
+    for file, row in rows:
+        case = f"{Path(file).stem}: {row.case}" if many else row.case
+        verdict = escape(row.detail) or "ok" if row.ok else "[bold]DIFFERS[/bold]"
         table.add_row(
-            row.case, row.backend, row.name, f"{row.error:.1e}", f"{row.tolerance:.1e}", verdict
+            escape(case),
+            row.backend,
+            row.name,
+            f"{row.error:.1e}",
+            f"{row.tolerance:.1e}",
+            verdict,
         )
     if not rows:
         return

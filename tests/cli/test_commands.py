@@ -219,10 +219,21 @@ def test_conform_blames_the_file_and_goes_on_with_the_next(tmp_path: Path) -> No
     wrong = vectors(tmp_path, "wrong", **{"full/in/q": numbers})
     asked = ("--exhibit", "attention", "--backend", "numpy", "--json")
     done = attnlab("conform", str(wrong), str(whole), *asked)
-    assert "wrong.npz: q must be float32 or float64" in error_line(done)
+    assert "wrong.npz: case 'full': q must be float32 or float64" in error_line(done)
     report = json.loads(done.stdout)
     assert len(report["bad_files"]) == 1
-    assert report["held"] > 0
+    held = {Path(row["file"]).stem: row["case"] for row in report["rows"]}
+    assert held.keys() == {"wrong", "attention"}  # the first file's other cases too
+    assert report["differ"] == 0
+
+
+def test_conform_takes_a_pair_by_either_name_once(tmp_path: Path) -> None:
+    path = vectors(tmp_path)
+    pair = [str(path.with_suffix(".json")), str(path)]
+    done = attnlab("conform", *pair, "--backend", "numpy", "--json")
+    rows = [(row["case"], row["name"]) for row in json.loads(done.stdout)["rows"]]
+    assert done.returncode == 0
+    assert len(rows) == len(set(rows)) > 0
 
 
 def test_doctor() -> None:
