@@ -90,7 +90,10 @@ def cached_attend(
     def part(which: int) -> slice:
         return slice(which * n_head, (which + 1) * n_head)
 
-    block_k, block_v = (blocks[part(i)].reshape(n_head, full, block, dim) for i in (1, 2))
+    if full:
+        block_k, block_v = (blocks[part(i)].reshape(n_head, full, block, dim) for i in (1, 2))
+    else:  # Numba's device arrays cannot be cut or reshaped when they are empty
+        block_k = block_v = device.empty((n_head, 0, block, dim), x[0].dtype)
     y, weights, seen = [], [], 0
     for f in flags:
         layout = Layout(seen, block, cache_topk, cache_blocks)
@@ -114,8 +117,9 @@ def fill_cache(
     layout = Layout(n, block, 1, cache_blocks)
     made: dict[str, Any] = {"seen": to_device(np.array(n))}
     for name, a in (("k", k), ("v", v)):
+        shape = (heads, layout.blocks, block, dim)
         cached = cut_rows(a, layout.first * block, layout.blocks * block)
-        made[f"block_{name}"] = cached.reshape(heads, layout.blocks, block, dim)
+        made[f"block_{name}"] = cached.reshape(shape) if cached.size else device.empty(shape, a.dtype)
         tail = device.zeros((heads, block, dim), a.dtype)
         copy_rows(a, layout.full * block, tail, 0, layout.tail)
         made[f"tail_{name}"] = tail
