@@ -105,7 +105,7 @@ def test_outputs_by_name_by_place_or_alone() -> None:
     [
         ("attention", {"output": np.zeros(3)}, "returned no 'out' (it returned output)"),
         ("attention", {}, "it returned nothing"),
-        ("attention", None, "no 'out'"),
+        ("attention", None, "it returned None"),
         ("attention", (1, 2, 3), "a tuple of 3; expected out"),
         ("based", np.zeros(3), "one array of shape (3,); expected y, q"),
         ("based", (1, 2), "a tuple of 2"),
