@@ -100,12 +100,14 @@ class OperationTask:
         rng, found, told = np.random.default_rng(seed), None, 0
         why = InputError(f"{self.name}: no inputs of size {n}")
         for attempt in range(TRIES if varied or (telling and self.vary) else 1):
-            choose = varied or attempt > 0
+            # an example of its own chooses for itself
+            choose = (varied or attempt > 0) and self.example is None
             drawn = {k: _pick(v, rng) for k, v in self.op.vary.items()} if choose else {}
             drawn |= dict(sizes or {})
             try:
                 given = self.sample(n, seed + attempt, drawn)
-                made = self.question(given, _describe({"n": n} | drawn, self.vary))
+                told_of = drawn if self.example is None else self._options(given)
+                made = self.question(given, _describe({"n": n} | told_of, self.vary))
             except InputError as error:
                 why = error
                 continue
@@ -143,6 +145,9 @@ class OperationTask:
                 known[name] = value
         supplied = self.op.prepared(n, seed, **known)
         return supplied | self.op.sample(n, seed, **known) | self.vary
+
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {o.name: given[o.name] for o in self.op.options if o.name in given}
 
     def question(
         self, given: Mapping[str, Any], about: str = "", expected: Mapping[str, Any] | None = None

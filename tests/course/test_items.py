@@ -275,3 +275,35 @@ def test_a_helper_may_return_lists_of_numbers_and_must_return_something() -> Non
     for task in (headline, helpers[0]):
         with pytest.raises(Unnamed, match="returned None: is a `return` missing"):
             task.named(None, question)
+
+
+def test_what_a_part_is_called_with_is_told_as_it_is() -> None:
+    """An example of the part's own chooses options for itself."""
+    part = tasks(find("retrieval_heads"), "numpy", Assignment("retrieval_heads"))[1][0]
+    for n, rule in ((4, "first"), (3, "aligned"), (17, "aligned")):
+        question = part.draw(n, seed=1, varied=True)
+        assert question.about == f"n={n}, rule='{rule}'"
+        assert question.given["rule"] == rule
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("seal", "        if c >= len(C) - 1:\n            return 1, 1\n", ""),
+        ("disagreement", "        room[path[1:], path[:-1]] += used\n", ""),
+        ("retrieval_heads", "/ len(needle) > overlap", "* len(needle) > overlap"),
+        ("retrieval_heads", 'if rule == "first":', "if True:"),
+        ("retrieval_heads", "[: n + t]", "[:]"),
+        ("attention", "np.where(np.isfinite(top), top, 0)", "0"),
+        ("landmark", "np.where(np.isfinite(top), top, 0)", "0"),
+    ],
+)
+def test_what_no_card_names_costs_points_too(name: str, old: str, new: str) -> None:
+    """An unknown symbol, flow sent back, a threshold, a rule, keys that are not valid, overflow."""
+    text = solved(name)
+    assert old in text
+    with np.errstate(all="ignore"):
+        grade = graded(name, text.replace(old, new))
+    lost = [o for o in grade.outcomes if o.item.points and not o.passed]
+    assert grade.score < 100
+    assert {o.status for o in lost} <= {"wrong", "error", "not run"}

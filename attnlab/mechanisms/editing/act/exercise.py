@@ -21,10 +21,10 @@ def sinks_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def move_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """n rows over n keys that sum to 1 in 3 heads; at times a head in which every key is a sink."""
+    """n rows over n keys that sum to 1 in 3 heads; in the first one every key is a sink."""
     A = rng.dirichlet(np.ones(n), (3, n))
     sinks = rng.random((3, n)) < 0.4
-    sinks[0] |= rng.random() < 0.3
+    sinks[0] = True
     sinks[2, [0, -1]] = True, False
     return {"A": A, "sinks": sinks, "beta": float(rng.choice([0.0, 0.4, 0.7, 0.9]))}
 

@@ -18,7 +18,13 @@ def heads_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def network_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Capacities between n + 1 nodes, from 0 to n, every other edge missing; perhaps no way at all."""
+    """Capacities between n + 1 nodes, from 0 to n, every other edge missing; perhaps no way at all.
+    From n = 8 on the shortest way (0, 1, 3, n) blocks two longer ones: some of it must be sent back."""
+    if n >= 8:
+        room = np.zeros((n + 1, n + 1))
+        room[[0, 1, 3, 0, 2, 6, 1, 4, 5], [1, 3, n, 2, 6, 3, 4, 5, n]] = rng.uniform(0.5, 1)
+        room[0, 7:n], room[7:n, n] = rng.random((2, n - 7))
+        return {"room": room, "source": 0, "target": n}
     edges = np.triu(rng.random((n + 1, n + 1)) < 0.5, 1)
     if rng.random() < 0.8:
         edges[np.arange(n), np.arange(n) + 1] = True

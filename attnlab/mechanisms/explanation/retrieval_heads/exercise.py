@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from attnlab.contract import Exercise, Mistake, Part
+
+
+def needle_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """A needle of 4 in three prompts of n + 6: behind its own tokens in disorder, which "first" takes
+    and "aligned" does not; behind a part of it; and a part of it alone."""
+    ids, prompts = rng.permutation(60)[:4], rng.integers(60, 99, (3, n + 6))
+    starts = rng.integers(4, n + 3, 2)
+    prompts[0, :4] = ids[[1, 2, 3, 0]]
+    for row, start in zip(prompts, starts):
+        row[start : start + 4] = ids
+    prompts[1:, 1] = ids[2]
+    rule = "aligned" if n % 2 else "first"
+    return {"needle_ids": ids, "prompts": prompts, "rule": rule}
+
 
 EXERCISE = Exercise(
     difficulty=2,
@@ -18,7 +36,11 @@ EXERCISE = Exercise(
         "retrieval_score is the sum over t.",
     ),
     parts=(
-        Part("find_needle", "where the needle stands in a prompt, by the tokens it shares"),
+        Part(
+            "find_needle",
+            "where the needle stands in a prompt, by the tokens it shares",
+            needle_example,
+        ),
         Part("mask_heads", "a layer with some heads flattened: what their loss costs"),
     ),
     mistakes=(

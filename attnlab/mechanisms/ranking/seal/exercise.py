@@ -29,17 +29,19 @@ def text_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def search_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """A piece of a text of n tokens to search for, or tokens that may not occur in it."""
+    """A piece of a text of n tokens to search for, or tokens that may not occur in it; of three
+    tokens, always one whose symbol is beyond the alphabet."""
     tokens = rng.integers(3, 3 + rng.integers(3, 9), n)
     S = np.append(tokens[::-1] + SHIFT, 0)
     order = sorted(range(len(S)), key=lambda i: S[i:].tolist())
     m = int(rng.integers(min(n, 2), min(n, 4) + 1))
     start = int(rng.integers(0, n - m + 1))
     absent = rng.random() < 0.15
+    g = rng.integers(3, 12, m) if absent else tokens[start : start + m]
     return {
         "bwt": S[np.array(order) - 1],
         "C": np.append(0, np.cumsum(np.bincount(S))),
-        "g": rng.integers(3, 12, m) if absent else tokens[start : start + m],
+        "g": np.append(g, 40) if n == 3 else g,
         "shift": SHIFT,
     }
 
