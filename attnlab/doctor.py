@@ -153,6 +153,8 @@ def _isolation() -> list[dict[str, str]]:
         "bubblewrap": "install the package bubblewrap; without it submissions are isolated by Landlock",
         "landlock": "a Linux kernel with Landlock; without it submissions need bubblewrap",
     }
+    if not forks():
+        remedies = dict.fromkeys(found, "a Linux container or virtual machine isolates submissions")
     rows = []
     for level, version in found.items():
         if why[level]:

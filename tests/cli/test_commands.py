@@ -244,7 +244,26 @@ def test_doctor() -> None:
     for level in ("bubblewrap", "landlock"):
         row = rows[f"isolation {level}"]
         assert row["state"] == "ok" or (row["detail"] and row["remedy"])
+    assert rows["isolation none"]["state"] == "ok"
     assert rows["system-call filter"]["state"] in ("ok", "absent")
+
+
+def test_doctor_names_what_helps_on_a_system_without_isolation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from attnlab import doctor
+    from attnlab.course.sandbox import levels
+
+    monkeypatch.setattr(levels, "forks", lambda: False)
+    levels.available.cache_clear()
+    try:
+        rows = {row["what"]: row for row in doctor._isolation()}
+    finally:
+        levels.available.cache_clear()
+    assert rows["isolation landlock"]["state"] == rows["system-call filter"]["state"] == "absent"
+    assert "container" in rows["isolation bubblewrap"]["remedy"]
+    assert "--isolation none" in rows["isolation landlock"]["remedy"]
+    assert rows["isolation none"]["state"] == "ok"
 
 
 def test_cache_clear_empties_the_folder(tmp_path: Path) -> None:
