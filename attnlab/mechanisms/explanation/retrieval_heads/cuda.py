@@ -135,7 +135,7 @@ def mask_heads(
 
     def project(heads: Any) -> Any:
         rows = device.empty((batch, n, n_heads * dim), dtype)
-        _merge_kernel()[(device.blocks(n_heads * dim), n, batch), THREADS](heads, rows)
+        _merge_kernel()[device.blocks(rows.size), THREADS](heads, rows)
         return linear(rows, o_proj)
 
     q, k = (split_rotated(linear(x, W), cos, sin) for W in (q_proj, k_proj))
@@ -161,9 +161,10 @@ def _merge_kernel() -> Any:
     @cuda.jit
     def kernel(O, rows):
         """rows (batch, n, heads * dim) <- O (batch, heads, n, dim)."""
-        place, i, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        dim = O.shape[3]
-        if place < rows.shape[2]:
+        item = cuda.grid(1)
+        n, width, dim = rows.shape[1], rows.shape[2], O.shape[3]
+        if item < rows.size:
+            b, i, place = item // width // n, item // width % n, item % width
             rows[b, i, place] = O[b, place // dim, i, place % dim]
 
     return kernel

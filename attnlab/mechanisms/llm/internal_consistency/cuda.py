@@ -39,8 +39,7 @@ def isolate_head(
 
     def merge(c: float) -> Any:  # (batch, n, heads * dim), heads other than h times c
         rows = device.empty((batch, n, n_heads * dim), dtype)
-        grid = (device.blocks(n_heads * dim), n, batch)
-        _merge_kernel()[grid, THREADS](O, h, dtype.type(c), rows)
+        _merge_kernel()[device.blocks(rows.size), THREADS](O, h, dtype.type(c), rows)
         return rows
 
     q, k = (split_rotated(linear(hidden, W), cos, sin) for W in (Wq, Wk))
@@ -50,8 +49,9 @@ def isolate_head(
     if want & {"plain", "isolated_code"}:
         plain = linear(merge(1.0), Wo)
         code = device.empty(plain.shape, dtype)
-        grid = (device.blocks(width), n, batch)
-        _slice_kernel()[grid, THREADS](plain, h, width // n_heads, dtype.type(coefficient), code)
+        _slice_kernel()[device.blocks(code.size), THREADS](
+            plain, h, width // n_heads, dtype.type(coefficient), code
+        )
         made |= {"plain": plain, "isolated_code": code}
     if "attn" in want:
         made["attn"] = weights(q, k, lse, scale=dim**-0.5, causal=True)
@@ -63,9 +63,10 @@ def _merge_kernel() -> Any:
     @cuda.jit
     def kernel(O, kept, c, rows):
         """(7): rows (batch, n, heads * dim) <- O (batch, heads, n, dim), all but one head times c."""
-        place, i, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        dim = O.shape[3]
-        if place < rows.shape[2]:
+        item = cuda.grid(1)
+        n, width, dim = rows.shape[1], rows.shape[2], O.shape[3]
+        if item < rows.size:
+            b, i, place = item // width // n, item // width % n, item % width
             value = O[b, place // dim, i, place % dim]
             rows[b, i, place] = value if place // dim == kept else c * value
 
@@ -77,8 +78,10 @@ def _slice_kernel() -> Any:
     @cuda.jit
     def kernel(plain, kept, size, c, code):
         """(8): slices of the projected state, all but one times c."""
-        place, i, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        if place < plain.shape[2]:
+        item = cuda.grid(1)
+        n, width = plain.shape[1], plain.shape[2]
+        if item < plain.size:
+            b, i, place = item // width // n, item // width % n, item % width
             value = plain[b, i, place]
             code[b, i, place] = value if place // size == kept else c * value
 

@@ -119,7 +119,9 @@ def fill_cache(
     for name, a in (("k", k), ("v", v)):
         shape = (heads, layout.blocks, block, dim)
         cached = cut_rows(a, layout.first * block, layout.blocks * block)
-        made[f"block_{name}"] = cached.reshape(shape) if cached.size else device.empty(shape, a.dtype)
+        made[f"block_{name}"] = (
+            cached.reshape(shape) if cached.size else device.empty(shape, a.dtype)
+        )
         tail = device.zeros((heads, block, dim), a.dtype)
         copy_rows(a, layout.full * block, tail, 0, layout.tail)
         made[f"tail_{name}"] = tail

@@ -130,9 +130,8 @@ def attend(
 
 def _tanh(rows: Any, bias: Any, asked: Any = None) -> Any:
     """rows (batch, n, units) <- tanh(rows + bias [+ asked (batch, units)])."""
-    batch, n, units = rows.shape
     asked = device.empty((0, 0), rows.dtype) if asked is None else asked
-    _tanh_kernel()[(device.blocks(units), n, batch), THREADS](rows, bias, asked)
+    _tanh_kernel()[device.blocks(rows.size), THREADS](rows, bias, asked)
     return rows
 
 
@@ -140,8 +139,10 @@ def _tanh(rows: Any, bias: Any, asked: Any = None) -> Any:
 def _tanh_kernel() -> Any:
     @cuda.jit
     def kernel(rows, bias, asked):
-        e, t, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        if e < rows.shape[2]:
+        item = cuda.grid(1)
+        n, units = rows.shape[1], rows.shape[2]
+        if item < rows.size:
+            b, t, e = item // units // n, item // units % n, item % units
             s = rows[b, t, e] + bias[e]
             if asked.size:
                 s += asked[b, e]

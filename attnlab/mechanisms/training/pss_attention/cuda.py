@@ -41,7 +41,7 @@ def mine(
     _extract_kernel(dtype.name)[(batch, rounds), THREADS](
         alphas, eps, skip_empty, entropy, extracted
     )
-    _erase_kernel(dtype.name)[(device.blocks(n), batch), THREADS](
+    _erase_kernel(dtype.name)[device.blocks(batch * n), THREADS](
         alphas, wids, dist, extracted, flags, masks, ids
     )
     return {
@@ -99,7 +99,7 @@ def gradient_weights(gradients: Any, embedding: Any, mask: Any, target_mask: Any
     batch, n, _ = embedding.shape
     alpha = device.empty((batch, n), embedding.dtype)
     kind = embedding.dtype.name
-    _product_kernel(kind)[(n, batch), THREADS](gradients, embedding, mask, target_mask, alpha)
+    _product_kernel(kind)[batch * n, THREADS](gradients, embedding, mask, target_mask, alpha)
     _normalise_kernel(kind)[batch, THREADS](mask, target_mask, alpha)
     return {"alpha": alpha}
 
@@ -142,9 +142,10 @@ def _erase_kernel(dtype: str) -> Any:
     @cuda.jit
     def kernel(alphas, wids, dist, extracted, flags, masks, ids):
         """One thread a word walks through the rounds."""
-        i, b = cuda.grid(1), cuda.blockIdx.y
-        if i >= wids.shape[1]:
+        item = cuda.grid(1)
+        if item >= wids.size:
             return
+        b, i = item // wids.shape[1], item % wids.shape[1]
         d, word = dist[b, i], wids[b, i]
         left = kind(1) if d >= 0 else kind(0)
         amask, avalue = kind(0), kind(0)
@@ -284,7 +285,8 @@ def _product_kernel(dtype: str) -> Any:
     def kernel(gradients, embedding, mask, target_mask, s):
         """A block sums one word's gradient . embedding over passes and dimensions."""
         scratch = cuda.shared.array(THREADS, kind)
-        i, b, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
+        n, thread = embedding.shape[1], cuda.threadIdx.x
+        b, i = cuda.blockIdx.x // n, cuda.blockIdx.x % n
         total = kind(0)
         for e in range(thread, embedding.shape[2], THREADS):
             slope = kind(0)
