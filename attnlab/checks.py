@@ -88,13 +88,24 @@ def check(op: Operation, kwargs: Mapping[str, Any], backend: str = "numpy") -> C
     )
     for name, size in sizes.items():
         if size == 0 and name not in op.empty and name not in options:
-            raise InputError(f"dimension {name} must be at least 1, but is 0")
+            raise InputError(
+                f"{_first_with(name, specs, arrays)}: dimension {name} must be at least 1, but is 0"
+            )
 
     call = Call({k: arrays.get(k) for k in specs}, options, sizes)
     for predicate, message in op.refuse:
         if bool(why := predicate(call)):
             raise InputError(message.format(**call.sizes | call.options | {"why": why}))
     return call
+
+
+def _first_with(dimension: str, specs: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+    """The first array with that dimension, as a refusal names it."""
+    shapes = (row for k, v in arrays.items() for row in leaf_shapes(specs[k], k, v))
+    for label, text, _ in shapes:
+        if any(dimension in names_in(token) for token in text.replace("|", " ").split()):
+            return label
+    return "arrays"
 
 
 def check_option(option: Option, value: Any) -> Any:

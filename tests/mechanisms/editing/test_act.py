@@ -167,6 +167,48 @@ def test_streaming_equals_the_last_row_of_the_whole(backend: str) -> None:
         column_sum = step.column_sum
 
 
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize(("n", "threshold"), [(10, 0.1), (20, 0.05), (50, 0.02), (1, 1.0)])
+def test_a_mean_that_equals_the_threshold_is_no_sink(
+    backend: str, n: int, threshold: float
+) -> None:
+    q = np.zeros((1, 1, n, 4))  # uniform rows: the last column's mean is 1 / n
+    made = run(backend, q=q, k=q, v=np.ones_like(q), threshold=threshold)
+    assert not made.sink_mask[0, -1]
+
+
+def test_gradient_where_next_to_nothing_is_off_the_sinks() -> None:
+    import torch
+
+    rng = np.random.default_rng(1)
+    q, k = (torch.tensor(x) for x in rng.standard_normal((2, 1, 1, 9, 2)))
+    q[..., 0] = 40.0
+    k[..., 5, 0] += 4.0  # from row 5 on the other keys share next to nothing
+    k[:, :, 6] = k[:, :, 5] + 0.01
+    v = torch.tensor(rng.standard_normal((1, 1, 9, 3)))
+    seen = torch.ones(9, 9).tril().bool()
+    sinks = ACT.run("calibrated_attend", backend="torch", q=q, k=k, v=v).sink_mask[0]
+    assert sinks[5:7].all()
+
+    def whole(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        S = torch.where(seen, q @ k.mT * 2**-0.5, -torch.inf)
+        a = torch.where(sinks, S.softmax(-1), 0)
+        rest = torch.where(sinks, -torch.inf, S).softmax(-1)
+        return (0.4 * a + (1 - 0.4 * a.sum(-1, keepdim=True)) * rest) @ v
+
+    cotangent = torch.tensor(rng.standard_normal((1, 1, 9, 3)))
+    for output in ("out", "probs_calibrated"):
+        leaves = [x.clone().requires_grad_(True) for x in (q, k)]
+        made = ACT.run(
+            "calibrated_attend", backend="torch", want="all", q=leaves[0], k=leaves[1], v=v
+        )
+        out = made.out if output == "out" else made.probs_calibrated @ v
+        found = torch.autograd.grad((out * cotangent).sum(), leaves)
+        want = torch.autograd.grad((whole(*leaves) * cotangent).sum(), leaves)
+        for a, b in zip(found, want):
+            np.testing.assert_allclose(a, b, 1e-9, 1e-11)
+
+
 def test_gradient_of_the_edit_through_a_softmax() -> None:
     import torch
 

@@ -71,9 +71,17 @@ def test_ties_go_to_the_value_met_first(backend: str) -> None:
     np.testing.assert_array_equal(made["answers"], [1, 5])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("backend", PATHS)
+def test_logits_of_any_size_give_probabilities(backend: str) -> None:
+    logits = np.array([[2000.0, 0.0], [0.0, 2000.0], [-np.inf, 1.0], [1000.0, 1000.0]])
+    made = run(backend, "vote", labels=np.array([1, 2, 2, 3]), ptrue_logits=logits)
+    np.testing.assert_allclose(made["ptrue"], [1, 0, 0, 0.5])
+
+
 LAYER = EXHIBIT.operation("isolate_head").sample(6, heads=4, groups=2)
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("consistency", {"labels": np.zeros(0, int)}, "n must be at least 1"),
+    ("consistency", {"labels": np.zeros(0, int)}, "labels: dimension n must be at least 1"),
     ("consistency", {"labels": np.array([1.0, np.nan])}, "labels"),
     ("vote", {"labels": np.array([np.nan] * 5)}, "labels"),
     ("vote", {"lengths": np.array([0, 1, 1, 1, 1])}, "lengths"),
@@ -82,6 +90,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("vote", {"logprobs": np.full((5, 6), 1e-6)}, "logprobs"),
     ("vote", {"weights": np.array([1, 1, -1.0, 1, 1])}, "weights"),
     ("vote", {"weights": np.zeros(5)}, "weights"),
+    ("vote", {"ptrue_logits": np.full((5, 2), np.nan)}, "ptrue_logits"),
     ("readout", {"answer_ids": np.array([0, 12])}, "answer_ids"),
     ("readout", {"answer_ids": np.array([-1])}, "answer_ids"),
     ("isolate_head", LAYER | {"keep_head": 4}, "keep_head"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,6 +103,31 @@ def test_must_work(backend: str) -> None:
     np.testing.assert_array_equal(twice.doc_score, same.doc_score)
     zero = scored(backend, [[5, 0]], [-0.1], docs=[[5, 0, 2], [0, 5, 0, 2]])  # token id 0
     np.testing.assert_array_equal(zero.doc_order, [0, 1])
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_a_certain_ngram_weighs_what_the_formula_gives_in_floating_point(backend: str) -> None:
+    s, P = 0.0 - 1e-10, (2 + 5) / (17 + 5)
+    w = ((s + math.log(1 - P)) - (math.log(P) + math.log(1 - math.exp(s)))) ** 2
+    made = scored(backend, [[4, 5]], [0.0])
+    np.testing.assert_allclose(made.all_ngram_score, [w], rtol=1e-10)
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_a_covered_word_that_adds_nothing_is_not_kept(backend: str) -> None:
+    docs = [[4, 5, 6, 4, 9, 2], [7, 2]]
+    made = scored(backend, [[4, 5]], [-0.1], docs=docs, beta=1.0, unigram_logprob=np.full(10, -0.5))
+    np.testing.assert_array_equal(made.kept, [2, 4, 5, 1, 6, 1, 9])  # the second 4 is covered
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_padding_outside_the_vocabulary_allows_nothing(backend: str) -> None:
+    made = SEAL.run(
+        "mask_scores", backend=backend, **ragged(DOCS, "doc"),
+        input_ids=np.array([[2, 9, 2], [2, 4, 5]]), scores=np.full((2, 10), -1.0), pad=10,
+    )  # fmt: skip
+    assert np.isneginf(made.masked[0]).all()
+    np.testing.assert_array_equal(np.flatnonzero(made.masked[1] == -1), [6])
 
 
 @pytest.mark.parametrize("backend", PATHS)

@@ -105,6 +105,15 @@ def test_must_work(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", PATHS)
+def test_a_label_of_vanishing_probability_has_a_finite_loss(backend: str) -> None:
+    K1 = np.array([[0.0, 5000.0], [0.0, 0.0]])
+    made = value(
+        backend, "loss", x=np.array([[1, 0]]), label=np.array([1]), K1=K1, K2=np.zeros((2, 2))
+    )
+    np.testing.assert_allclose(made["loss"], 5000.0)
+
+
+@pytest.mark.parametrize("backend", PATHS)
 def test_snapshots_in_any_order_and_none(backend: str) -> None:
     sample = SNAP.operation("train").sample(7)
     forward = value(backend, "train", **sample | {"snapshot_steps": [1, 4]})

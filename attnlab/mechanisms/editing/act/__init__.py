@@ -60,6 +60,12 @@ def pairs(c: Any) -> float:
     return c.h * c.n * (c.n + 1) / 2
 
 
+def bar(n: int, threshold: float, alpha: float | None, eps: float) -> float:
+    """The column mean above which a key is a sink, some roundings up for the paths that make
+    means otherwise than the reference: one that equals the threshold is no sink on any of them."""
+    return (threshold if alpha is None else alpha / n) * (1 + 16 * min(eps, 2**-23))
+
+
 def out_of_range(c: Any) -> bool:
     return any(not 0 <= head < c.h for head in c.heads or ())
 

@@ -18,7 +18,7 @@ from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS, TILE
 from attnlab.kernels.cuda.flash import flash, weights
 
-from . import EXHIBIT
+from . import EXHIBIT, bar
 
 
 @EXHIBIT.path
@@ -46,8 +46,8 @@ def calibrated_attend(
     edited = np.isin(np.arange(h), np.arange(h) if heads is None else heads)
     sinks, others = device.empty((h, n), bool), device.empty((1, h, 1, n), bool)
     _sinks_kernel()[device.blocks(h), THREADS](
-        mean, cuda.to_device(edited), dtype.type(threshold if alpha is None else alpha / n),
-        sinks, others,
+        mean, cuda.to_device(edited), dtype.type(bar(n, threshold, alpha, np.finfo(dtype).eps)), sinks,
+        others,
     )  # fmt: skip
 
     rest, rest_lse = flash(q, k, v, scale=scale, causal=True, mask=others)
@@ -67,27 +67,32 @@ def calibrated_attend(
 @cache
 def _mean_kernel(dim: int, dtype: str) -> Any:
     kind = getattr(numba, dtype)
+    wide = device.slice_width(dim, dtype, tiles=2, others=TILE)
 
     @cuda.jit
     def kernel(q, k, lse, scale, mean):
         """(1): a block owns TILE keys of a head and walks over the tiles of queries below them."""
-        keys = cuda.shared.array((TILE, dim), kind)
-        queries = cuda.shared.array((TILE, dim), kind)
+        keys = cuda.shared.array((TILE, wide), kind)
+        queries = cuda.shared.array((TILE, wide), kind)
         partial = cuda.shared.array((TILE, TILE), kind)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         n = q.shape[2]
         head, first = cuda.blockIdx.y, cuda.blockIdx.x * TILE
         t = first + x
-        tiles.load_rows(keys, k[0, head], first, n, dim)
         total = kind(0)
         for i0 in range(first, n, TILE):
-            cuda.syncthreads()
-            tiles.load_rows(queries, q[0, head], i0, n, dim)
-            cuda.syncthreads()
+            score = kind(0)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide or i0 == first:
+                    tiles.load_rows(keys, k[0, head, :, c0:], first, n, width)
+                tiles.load_rows(queries, q[0, head, :, c0:], i0, n, width)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, keys, x, width)
             i = i0 + y
             if i < n and t <= i:
-                score = tiles.dot(queries, y, keys, x, dim) * scale
-                total += math.exp(score - lse[0, head, i])
+                total += math.exp(score * scale - lse[0, head, i])
         partial[y, x] = total
         cuda.syncthreads()
         if y == 0 and t < n:
@@ -164,9 +169,10 @@ def _map_kernel() -> Any:
                 mass += probs[0, head, i, t]
             else:
                 rho += probs[0, head, i, t]
-        share = 1 + (1 - beta) * mass / rho if rho > 0 else beta * 0 + 1
-        kept = beta if rho > 0 else beta * 0 + 1
         for t in range(n):
-            edited[0, head, i, t] = probs[0, head, i, t] * (kept if sinks[head, t] else share)
+            a = probs[0, head, i, t]
+            if rho > 0:  # mass / rho may overflow
+                a = beta * a if sinks[head, t] else a + (1 - beta) * mass * (a / rho)
+            edited[0, head, i, t] = a
 
     return kernel

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from . import EXHIBIT
+from . import EXHIBIT, bar
 
 ROWS = 512  # queries a block
 FAR = -1e9  # added to a sink's score: its weight underflows to 0
@@ -57,13 +57,15 @@ def calibrated_attend(
     a = torch.where(seen, S - lse[..., None], -torch.inf).exp()  # (1, h, n, most)
     mass = a.sum(-1, keepdim=True)
     out = beta * (a @ v.gather(2, at.expand(1, h, most, v.shape[3]))) + (1 - beta * mass) * rest
-    # Rows with next to nothing off their sinks are made in full: with rho = 0 they must not change.
+    # Rows with next to nothing off their sinks are looked at: with rho = 0 they must not change.
     full = mass[0] > 1 - 1e-6
     blocks = []
     for i in range(0, n, ROWS):
         block, ask = out[0, :, i : i + ROWS], full[:, i : i + ROWS]
         if bool(ask.any()):
-            block = torch.where(ask, move(_rows(q, k, i)[0], sinks, beta) @ v[0], block)
+            A = _rows(q, k, i)[0]
+            lone = ask & (torch.where(sinks[:, None], 0, A).sum(-1, keepdim=True) == 0)
+            block = torch.where(lone, A @ v[0], block)
         blocks.append(block)
     return made | {"out": torch.cat(blocks, dim=1)[None]}
 
@@ -114,7 +116,7 @@ def later_sinks(
 ) -> Bool[Tensor, "h n"]:
     """(2): S' as a mask, False in heads that are left alone."""
     h, n = mean.shape
-    sinks = mean > (threshold if alpha is None else alpha / n)
+    sinks = mean > bar(n, threshold, alpha, torch.finfo(mean.dtype).eps)
     edited = torch.zeros(h, dtype=torch.bool, device=mean.device)
     edited[list(range(h)) if heads is None else heads] = True
     return sinks & (sinks.cumsum(1) > 1) & edited[:, None]
@@ -124,12 +126,12 @@ def move(
     A: Float[Tensor, "h rows n"], sinks: Bool[Tensor, "h n"], beta: float
 ) -> Float[Tensor, "h rows n"]:
     """(3)-(5); a row entirely on sinks stays as it is."""
-    on_sinks = A * sinks[:, None]
-    R = A - on_sinks
+    on_sinks = torch.where(sinks[:, None], A, 0)  # A - on_sinks would mix their gradients,
+    R = torch.where(sinks[:, None], 0, A)  # which are of size 1 and 1 / rho
     free = (1 - beta) * on_sinks.sum(-1, keepdim=True)
     rho = R.sum(-1, keepdim=True)
-    shared = R * (1 + free / torch.where(rho > 0, rho, 1))
-    return torch.where(rho > 0, beta * on_sinks + shared, A)
+    given = free * (R / torch.where(rho > 0, rho, 1))  # free / rho has a gradient of 1 / rho^2
+    return torch.where(rho > 0, beta * on_sinks + R + given, A)
 
 
 def _statistics(q: Tensor, k: Tensor) -> tuple[Float[Tensor, "h n"], Float[Tensor, "1 h n"]]:

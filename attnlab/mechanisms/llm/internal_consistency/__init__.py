@@ -279,6 +279,13 @@ EXHIBIT = Exhibit(
                     ),
                     "logprobs must be log-probabilities: one is positive or NaN",
                 ),
+                (
+                    lambda c: (
+                        c.ptrue_logits is not None
+                        and not bool((c.ptrue_logits == c.ptrue_logits).all())
+                    ),
+                    "ptrue_logits must not hold NaN",
+                ),
             ),
             example=vote_example,
             vary={"tokens": (1, 7), "answers": (1, 5), "signals": ("all", "logprobs", "none")},

@@ -123,7 +123,7 @@ def vote(
         scores |= dict(zip(("joint", "mean", "min"), signals))
     if ptrue_logits is not None:
         true, false = ptrue_logits.astype(np.float64).T
-        scores["ptrue"] = 1 / (1 + np.exp(false - true))
+        scores["ptrue"] = np.exp(-np.logaddexp(0, false - true))  # softmax
 
     made: dict[str, np.ndarray] = {"answers": values[ascending]}
     for name, s in scores.items():

@@ -117,7 +117,7 @@ def vote(
         scores["min"] = np.array([np.exp(lp).min() for lp in answers])
     if ptrue_logits is not None:
         true, false = ptrue_logits.astype("f8").T
-        scores["ptrue"] = 1 / (1 + np.exp(false - true))
+        scores["ptrue"] = np.exp(-np.logaddexp(0, false - true))  # softmax
 
     values, where = np.unique(labels, return_inverse=True)
     made: dict[str, np.ndarray] = {"answers": values}

@@ -272,7 +272,8 @@ def allow(S, input_ids, pad, eos, allowed, counter):
         if t == 1:
             allowed[q] = allowed[allowed.shape[0] - 1]
         elif y[t - 1] == eos or y[t - 1] == pad:
-            allowed[q, pad] = True
+            if pad < V:
+                allowed[q, pad] = True
         else:
             last = y[t - 1] + 1
             for p in range(1, S.size - t + 1):  # nothing stands before position 0
@@ -407,7 +408,9 @@ def score_all(
                 if t < u.size and u[t] > 0:
                     fresh = 1 if covered[t] != i else 0
                     cover = 1 - beta + beta * fresh if any_covered else 1.0
-                    kept[at, 0], kept[at, 1], shares[at] = 1, t, u[t] * cover
-                    totals[i] += u[t] * cover
-                    at += 1
+                    score = u[t] * cover
+                    if score > 0:
+                        kept[at, 0], kept[at, 1], shares[at] = 1, t, score
+                        totals[i] += score
+                        at += 1
         ends[i + 1] = at

@@ -16,10 +16,12 @@ def log_odds(
     """max(0, log odds under the query - log odds in the corpus), 0 for what does not occur.
 
     s: log-probabilities under the query, below 0; P = (count + lambda) / (N + lambda).
+    ln(1 - e^s) is written as the authors have it: near s = 0 expm1 would be closer to the truth,
+    but an n-gram that is certain under the query would then weigh otherwise than theirs.
     """
     with np.errstate(divide="ignore"):  # P = 1: nothing can be likelier, log odds -inf
         P = (counts + smoothing) / (N + smoothing)
-        odds = (s + np.log1p(-P)) - (np.log(P) + np.log(-np.expm1(s)))
+        odds = (s + np.log(1 - P)) - (np.log(P) + np.log(1 - np.exp(s)))
     return np.where(counts > 0, np.maximum(0, odds), 0)
 
 

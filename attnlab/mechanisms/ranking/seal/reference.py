@@ -255,9 +255,9 @@ def score_document(x, weights, u, beta, allow_overlaps):  # type: ignore[no-unty
             C |= set(g)
     grams, scores = list(kept), list(kept.values())
     for t in dict.fromkeys(x[free].tolist()):  # distinct, in order of first free position
-        if t < len(u) and u[t] > 0:
+        if t < len(u) and (score := u[t] * cover({t})) > 0:
             grams.append((t,))
-            scores.append(u[t] * cover({t}))
+            scores.append(score)
     total = 0.0
     for score in scores:
         total += score

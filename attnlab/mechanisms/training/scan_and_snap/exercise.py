@@ -61,7 +61,9 @@ EXERCISE = Exercise(
     ),
     parts=(
         Part(
-            "forward", "one sequence: attention, what it collects, the next token", forward_example
+            "forward",
+            "one sequence: attention, what it collects, the next token's logits",
+            forward_example,
         ),
         Part("backward", "the gradients of one sequence, by hand", backward_example),
         Part(
@@ -87,8 +89,8 @@ EXERCISE = Exercise(
         ),
         Mistake(
             "K1 transposed",
-            old="softmax(K1 @ f)",
-            new="softmax(K1.T @ f)",
+            old="norm, K1 @ f",
+            new="norm, K1.T @ f",
             says="Your logits match those of K1 transposed: each row of K1 belongs to a next token, "
             "each column to what attention collected.",
         ),

@@ -27,13 +27,13 @@ def loss(
     total = 0.0
     for sequence, n in zip(x, label):
         keys = sequence if attn_include_base_token else sequence[:-1]
-        _, _, _, alpha = forward(keys, sequence[-1], K1, K2, normalize, residual)
-        total -= np.log(alpha[n])
+        _, _, _, logits = forward(keys, sequence[-1], K1, K2, normalize, residual)
+        total -= log_softmax(logits)[n]  # (3)
     return {"loss": np.asarray(total / len(x), K1.dtype)}
 
 
 def forward(keys, m, K1, K2, normalize=True, residual=False):  # type: ignore[no-untyped-def]
-    """(1)-(3) of one sequence: b of each key, f (M,), the norm it was divided by, alpha (M,)."""
+    """(1)-(3) of one sequence: b of each key, f (M,), the norm it was divided by, logits (M,)."""
     b = softmax(K2[m, keys])  # (1)
     u = np.zeros(len(K1), K1.dtype)
     np.add.at(u, keys, b)  # (2): repeated keys add up
@@ -41,7 +41,7 @@ def forward(keys, m, K1, K2, normalize=True, residual=False):  # type: ignore[no
         u[m] += 1
     norm = np.sqrt(u @ u) if normalize else u.dtype.type(1)
     f = u / norm
-    return b, f, norm, softmax(K1 @ f)  # (3)
+    return b, f, norm, K1 @ f
 
 
 def backward(keys, n, K1, b, f, norm, alpha):  # type: ignore[no-untyped-def]
@@ -79,9 +79,9 @@ def train(
         J = 0.0
         for sequence, n in zip(sequences, labels):
             keys, m = sequence[:-1], sequence[-1]
-            b, f, norm, alpha = forward(keys, m, K1, K2)
-            J -= np.log(alpha[n]) / len(labels)
-            dK1, ds = backward(keys, n, K1, b, f, norm, alpha)
+            b, f, norm, logits = forward(keys, m, K1, K2)
+            J -= log_softmax(logits)[n] / len(labels)
+            dK1, ds = backward(keys, n, K1, b, f, norm, softmax(logits))
             d1 += dK1 / len(labels)
             np.add.at(d2[m], keys, ds / len(labels))
         losses.append(J)
@@ -164,7 +164,7 @@ def population_train(
             norm = np.sqrt(c @ c)
             f = c / norm
             alpha = softmax(Y.T @ f)
-            J -= np.log(alpha[n]) / F
+            J -= log_softmax(Y.T @ f)[n] / F
             r = -alpha
             r[n] += 1  # e_n - alpha
             dY += np.outer(f, r) / F  # (7)
@@ -191,3 +191,9 @@ def tilted(P, z):  # type: ignore[no-untyped-def]
 def softmax(z):  # type: ignore[no-untyped-def]
     e = np.exp(z - z.max())
     return e / e.sum()
+
+
+def log_softmax(z):  # type: ignore[no-untyped-def]
+    """log alpha, finite also where alpha underflows to 0."""
+    shifted = z - z.max()
+    return shifted - np.log(np.exp(shifted).sum())
