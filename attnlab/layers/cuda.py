@@ -11,12 +11,13 @@ from numba import cuda
 
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS, TILE
+from attnlab.kernels.cuda.tiles import ONE, ZERO
 
 
 @cuda.jit(device=True)
 def sigmoid(x):
     """1 / (1 + exp(-x)); exp may overflow to infinity, which gives 0."""
-    return 1 / (1 + math.exp(-x))
+    return ONE / (ONE + math.exp(-x))
 
 
 @cache
@@ -33,7 +34,7 @@ def _split_heads() -> Any:
         if activate:
             value *= sigmoid(value)
         if keep.size > 0 and not keep[b, t]:
-            value = 0
+            value = ZERO
         out[b, h, t, c] = value
 
     return kernel
@@ -98,16 +99,17 @@ def _merge_norm_gate() -> Any:
         if row >= batch * n:
             return
         b, t = row // n, row % n
-        total = o[b, 0, t, 0] * 0
+        total = o.dtype.type(0)
         for h in range(heads):
             for c in range(dim):
                 total += o[b, h, t, c]
-        mean = total / (heads * dim) if weight.size else total * 0
-        square = total * 0
+        width = o.dtype.type(heads * dim)
+        mean = total / width if weight.size else ZERO
+        square = o.dtype.type(0)
         for h in range(heads):
             for c in range(dim):
                 square += (o[b, h, t, c] - mean) ** 2
-        norm = 1 / math.sqrt(square / (heads * dim) + eps)
+        norm = ONE / math.sqrt(square / width + eps)
         for h in range(heads):
             for c in range(dim):
                 j = h * dim + c
@@ -144,10 +146,10 @@ def _rms_norm() -> Any:
     def kernel(x, eps, out):
         row = cuda.grid(1)
         if row < x.shape[0]:
-            square = x[row, 0] * 0
+            square = x.dtype.type(0)
             for c in range(x.shape[1]):
                 square += x[row, c] * x[row, c]
-            norm = 1 / math.sqrt(square / x.shape[1] + eps)
+            norm = ONE / math.sqrt(square / x.dtype.type(x.shape[1]) + eps)
             for c in range(x.shape[1]):
                 out[row, c] = x[row, c] * norm
 

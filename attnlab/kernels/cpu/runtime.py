@@ -52,7 +52,8 @@ def cache_dir() -> Path:
     """The folder of the compiled kernels: `ATTNLAB_CACHE_DIR` or the user's cache, then a hash.
 
     Numba recompiles when a kernel's own file changes, but does not see edits in files that it
-    imports, so the folder's name is a hash of everything that goes into the machine code.
+    imports, so the folder's name is a hash of everything that goes into the machine code: these
+    files, Numba, the processor. CUDA's kernels are no part of it.
     """
     root = os.environ.get("ATTNLAB_CACHE_DIR")
     if root is None:
@@ -66,7 +67,7 @@ def _fingerprint() -> str:
     import llvmlite.binding as llvm
 
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     features = llvm.get_host_cpu_features().flatten()
     for part in (numba.__version__, llvm.get_host_cpu_name(), features, str(POISON)):

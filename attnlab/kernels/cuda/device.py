@@ -9,7 +9,7 @@ import numpy as np
 
 from attnlab.hardware import reason, simulated
 
-__all__ = ["THREADS", "TILE", "blocks", "empty", "reason", "simulated", "zeros"]
+__all__ = ["THREADS", "TILE", "blocks", "empty", "reason", "simulated", "slice_width", "zeros"]
 
 POISON = os.environ.get("ATTNLAB_POISON", "0") not in ("", "0")
 
@@ -38,6 +38,16 @@ def zeros(shape: tuple[int, ...] | int, dtype: Any) -> Any:
     from numba import cuda
 
     return cuda.to_device(np.zeros(shape, dtype))
+
+
+def slice_width(width: int, dtype: Any, *, tiles: int, others: int) -> int:
+    """How many columns of rows `width` wide fit in shared memory at a time.
+
+    All of them, or a multiple of TILE: `tiles` tiles of TILE rows share a block's memory with
+    `others` numbers a row.
+    """
+    room = (SHARED_BYTES // np.dtype(dtype).itemsize // TILE - others) // tiles
+    return width if width <= room else room // TILE * TILE
 
 
 def blocks(count: int, per_block: int = THREADS) -> int:

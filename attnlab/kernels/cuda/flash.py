@@ -2,7 +2,7 @@
 
 One block works on TILE queries of one head and walks over the key tiles they may see. The
 kernel is compiled once for each pair of widths and dtype (shared and local arrays need sizes
-known at compile time).
+known at compile time). Heads too wide for shared memory pass through it in slices of columns.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import numba
 import numpy as np
 from numba import cuda
 
-from attnlab.contract import BackendUnavailable
 from attnlab.kernels.cuda import device, tiles
-from attnlab.kernels.cuda.device import SHARED_BYTES, TILE
+from attnlab.kernels.cuda.device import TILE
 
 
 @cache
 def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
-    wide = max(dim, value_dim)
-    columns = -(-value_dim // TILE)
+    wide = device.slice_width(max(dim, value_dim), dtype, tiles=2, others=TILE + 3)
+    narrow, columns = min(dim, wide), -(-value_dim // TILE)
     kind = getattr(numba, dtype)
 
     @cuda.jit
     def kernel(q, k, v, mask, bias, scale, causal, left, out, lse):
-        queries = cuda.shared.array((TILE, dim), kind)
+        queries = cuda.shared.array((TILE, narrow), kind)
         shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         scores = cuda.shared.array((TILE, TILE), kind)
         top = cuda.shared.array(TILE, kind)
@@ -38,9 +37,9 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
 
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n, keys = q.shape[1], q.shape[2], k.shape[2]
-        b, h = cuda.blockIdx.y // heads, cuda.blockIdx.y % heads
+        part, h, b = tiles.block_place((n + TILE - 1) // TILE, heads)
         g = h // (heads // k.shape[1])  # grouped-query heads share keys and values
-        first = cuda.blockIdx.x * TILE
+        first = part * TILE
         i = first + y
         offset = keys - n
         stop = tiles.least(keys, first + TILE + offset) if causal else keys
@@ -48,12 +47,19 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
         mb, mh, mi = b % mask.shape[0], h % mask.shape[1], i % mask.shape[2]
         bb, bh = b % bias.shape[0], h % bias.shape[1]
 
-        tiles.load_rows(queries, q[b, h], first, n, dim)
+        if dim <= wide:
+            tiles.load_rows(queries, q[b, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(start, stop, TILE):
-            cuda.syncthreads()
-            tiles.load_rows(shared, k[b, g], j0, keys, dim)
-            cuda.syncthreads()
+            score = kind(0)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    tiles.load_rows(queries, q[b, h, :, c0:], first, n, width)
+                tiles.load_rows(shared, k[b, g, :, c0:], j0, keys, width)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, shared, x, width)
             j = j0 + x
             seen = i < n and j < keys
             if causal and j > i + offset:
@@ -62,19 +68,23 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
                 seen = False
             if seen and mask.shape[3] > 0 and not mask[mb, mh, mi, j]:
                 seen = False
-            score = tiles.dot(queries, y, shared, x, dim) * scale
+            score *= scale
             if seen and bias.shape[3] > 0:
                 score += bias[bb, bh, i, j]
             scores[y, x] = score if seen else tiles.NEGATIVE
             tiles.softmax_step(scores, top, total, shrink)
-            tiles.load_rows(shared, v[b, g], j0, keys, value_dim)
-            cuda.syncthreads()
-            tiles.accumulate(acc, scores, shared, shrink, value_dim)
+            for c0 in range(0, value_dim, wide):
+                width = tiles.least(wide, value_dim - c0)
+                if c0 > 0:
+                    cuda.syncthreads()
+                tiles.load_rows(shared, v[b, g, :, c0:], j0, keys, width)
+                cuda.syncthreads()
+                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
         cuda.syncthreads()
         if i < n:
             tiles.store_rows(out[b, h], i, acc, total, value_dim)
             if x == 0:
-                lse[b, h, i] = top[y] + math.log(total[y]) if total[y] > 0 else tiles.NEGATIVE
+                lse[b, h, i] = top[y] + math.log(total[y]) if total[y] != 0 else tiles.NEGATIVE
 
     return kernel
 
@@ -95,22 +105,16 @@ def flash(
     q (batch, heads, n, dim), k (batch, kv_heads, keys, dim), v (batch, kv_heads, keys,
     value_dim); mask (batch|1, heads|1, n|1, keys) bool; bias (batch|1, heads|1, n, keys);
     query i sees keys j <= i + keys - n if causal, and j >= i + keys - n - left if left >= 0.
-    A query that sees nothing gets 0 and lse -inf. Raises BackendUnavailable where the widths do
-    not fit in a block's shared memory.
+    A query that sees nothing gets 0 and lse -inf.
     """
     batch, heads, n, dim = q.shape
     value_dim = v.shape[3]
     dtype = np.dtype(q.dtype)
-    need = dtype.itemsize * TILE * (dim + max(dim, value_dim) + TILE + 3)
-    if need > SHARED_BYTES:
-        raise BackendUnavailable(
-            f"backend cuda: widths {dim} and {value_dim} in {dtype} need {need} bytes of shared memory, a block has {SHARED_BYTES}"
-        )
     out = device.empty((batch, heads, n, value_dim), dtype)
     lse = device.empty((batch, heads, n), dtype)
     nothing = device.empty((1, 1, 1, 0), dtype)
     kernel = _kernel(dim, value_dim, dtype.name)
-    kernel[(device.blocks(n, TILE), batch * heads), (TILE, TILE)](
+    kernel[device.blocks(n, TILE) * batch * heads, (TILE, TILE)](
         q,
         k,
         v,
@@ -131,16 +135,18 @@ def _weights_kernel() -> Any:
     def kernel(q, k, mask, bias, lse, scale, causal, left, weights):
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n, dim, keys = q.shape[1], q.shape[2], q.shape[3], k.shape[2]
-        b, h = cuda.blockIdx.z // heads, cuda.blockIdx.z % heads
-        i, j = cuda.blockIdx.y * TILE + y, cuda.blockIdx.x * TILE + x
+        across, down = (keys + TILE - 1) // TILE, (n + TILE - 1) // TILE
+        right, below, z = tiles.block_place(across, down)
+        b, h = z // heads, z % heads
+        i, j = below * TILE + y, right * TILE + x
         if i >= n or j >= keys:
             return
         offset = keys - n
         seen = not (causal and j > i + offset) and not (left >= 0 and j < i + offset - left)
         if seen and mask.shape[3] > 0:
             seen = mask[b % mask.shape[0], h % mask.shape[1], i % mask.shape[2], j]
-        weight = lse[b, h, i] * 0 if seen else scale * 0
-        if seen:
+        weight = tiles.ZERO
+        if seen and lse[b, h, i] != tiles.NEGATIVE:
             g = h // (heads // k.shape[1])
             score = q[b, h, i, 0] * k[b, g, j, 0]
             for c in range(1, dim):
@@ -171,7 +177,7 @@ def weights(
     dtype = np.dtype(q.dtype)
     out = device.empty((batch, heads, n, keys), dtype)
     nothing = device.empty((1, 1, 1, 0), dtype)
-    grid = (device.blocks(keys, TILE), device.blocks(n, TILE), batch * heads)
+    grid = device.blocks(keys, TILE) * device.blocks(n, TILE) * batch * heads
     _weights_kernel()[grid, (TILE, TILE)](
         q,
         k,

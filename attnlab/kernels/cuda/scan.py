@@ -19,6 +19,9 @@ from numba import cuda
 from attnlab.contract import BackendUnavailable
 from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import SHARED_BYTES, THREADS, TILE
+from attnlab.kernels.cuda.tiles import ONE, ZERO, constant
+
+HALF = constant(0.5)
 
 
 class Scanned(NamedTuple):
@@ -48,9 +51,9 @@ def _device_functions(dim: int, taylor: bool) -> Any:
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         row = first + y
         for c in range(x, dim, TILE):
-            tile[y, c] = source[row, c] * scale if row < last else 0
+            tile[y, c] = source[row, c] * scale if row < last else ZERO
         if x == 0:
-            tile[y, dim] = 1 if row < last else 0
+            tile[y, dim] = ONE if row < last else ZERO
 
     @cuda.jit(device=True)
     def load_values(tile, source, first, last, column):
@@ -62,7 +65,7 @@ def _device_functions(dim: int, taylor: bool) -> Any:
         if row < last and column < value_dim:
             tile[y, x] = source[row, column]
         else:
-            tile[y, x] = 1 if row < last and column == value_dim else 0
+            tile[y, x] = ONE if row < last and column == value_dim else ZERO
 
     if taylor:
 
@@ -72,7 +75,7 @@ def _device_functions(dim: int, taylor: bool) -> Any:
 
         @cuda.jit(device=True)
         def weight(s):
-            return 1 + s + s * s / 2
+            return ONE + s * (ONE + s * HALF)
 
     else:
 
@@ -100,9 +103,10 @@ def _segment_sums(dim: int, features: int, taylor: bool, dtype: str) -> Any:
         acc = cuda.local.array(owned, kind)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n = k.shape[1], k.shape[2]
-        b, h = cuda.blockIdx.z // heads, cuda.blockIdx.z % heads
-        column = cuda.blockIdx.y * TILE + x
-        first = cuda.blockIdx.x * segment
+        down = (sums.shape[4] + TILE - 1) // TILE
+        part, right, z = tiles.block_place(sums.shape[2], down)
+        b, h, column = z // heads, z % heads, right * TILE + x
+        first = part * segment
         stop = tiles.least(first + segment, n)
         for slot in range(owned):
             acc[slot] = 0
@@ -119,7 +123,7 @@ def _segment_sums(dim: int, features: int, taylor: bool, dtype: str) -> Any:
             cuda.syncthreads()
         if column < sums.shape[4]:
             for p in range(y, features, TILE):
-                sums[b, h, cuda.blockIdx.x, p, column] = acc[p // TILE]
+                sums[b, h, part, p, column] = acc[p // TILE]
 
     return kernel
 
@@ -149,7 +153,7 @@ def _carry(dtype: str) -> Any:
 
 
 @cache
-def _segment_outputs(dim: int, features: int, taylor: bool, dtype: str) -> Any:
+def _segment_outputs(dim: int, features: int, taylor: bool, fits: bool, dtype: str) -> Any:
     kind = getattr(numba, dtype)
     load, load_values, feature, weight = _device_functions(dim, taylor)
     row = dim + 1
@@ -160,17 +164,21 @@ def _segment_outputs(dim: int, features: int, taylor: bool, dtype: str) -> Any:
         keys = cuda.shared.array((TILE, row), kind)
         values = cuda.shared.array((TILE, TILE), kind)
         scores = cuda.shared.array((TILE, TILE), kind)
-        state = cuda.shared.array((features, TILE), kind)
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n = k.shape[1], k.shape[2]
-        b, h = cuda.blockIdx.z // heads, cuda.blockIdx.z % heads
-        column = cuda.blockIdx.y * TILE + x
+        down = (out.shape[3] + TILE - 1) // TILE
+        part, right, z = tiles.block_place(before.shape[2], down)
+        b, h, column = z // heads, z % heads, right * TILE + x
         inside = column < out.shape[3]
-        first = cuda.blockIdx.x * segment
+        first = part * segment
         stop = tiles.least(first + segment, n)
         s = slopes[h]
-        for p in range(y, features, TILE):
-            state[p, x] = before[b, h, cuda.blockIdx.x, p, column] if inside else 0
+        if fits:
+            at, state = x, cuda.shared.array((features, TILE), kind)
+            for p in range(y, features, TILE):
+                state[p, x] = before[b, h, part, p, column] if inside else ZERO
+        else:  # only this block reads these sums: the state stays where they are
+            at, state = column, before[b, h, part]
         for start in range(first, stop, TILE):
             rows = tiles.least(TILE, stop - start)
             load(queries, q[b, h], start, stop, scale)
@@ -186,19 +194,20 @@ def _segment_outputs(dim: int, features: int, taylor: bool, dtype: str) -> Any:
             if inside and y < rows:
                 total = kind(0)
                 for p in range(features):
-                    total += feature(queries, y, p, pairs, factors) * state[p, x]
+                    total += feature(queries, y, p, pairs, factors) * state[p, at]
                 total *= math.exp(-s * kind(y + 1))
                 for j in range(rows):
                     total += scores[y, j] * values[j, x]
                 out[b, h, start + y, column] = total
             cuda.syncthreads()
-            fade = math.exp(-s * kind(rows))
-            for p in range(y, features, TILE):
-                state[p, x] *= fade
-            for t in range(rows):
-                value = values[t, x] * math.exp(-s * kind(rows - 1 - t))
+            if inside:
+                fade = math.exp(-s * kind(rows))
                 for p in range(y, features, TILE):
-                    state[p, x] += feature(keys, t, p, pairs, factors) * value
+                    state[p, at] *= fade
+                for t in range(rows):
+                    value = values[t, x] * math.exp(-s * kind(rows - 1 - t))
+                    for p in range(y, features, TILE):
+                        state[p, at] += feature(keys, t, p, pairs, factors) * value
             cuda.syncthreads()
 
     return kernel
@@ -212,18 +221,20 @@ def scan(
     q, k (batch, heads, n, dim), v (batch, heads, n, value_dim), slopes (heads,) or None for no
     decay. w is the inner product; with taylor 1 + s + s^2/2, s = q.k / sqrt(dim), and the sums have
     one more column, of v = 1. segment, rounded up to whole tiles, is how much of the sequence one
-    block walks. Raises BackendUnavailable where the state does not fit in shared memory.
+    block walks. Raises BackendUnavailable where TILE rows of q and k do not fit in shared memory; a
+    state that does not stays in global memory.
     """
     batch, heads, n, dim = q.shape
     dtype = np.dtype(q.dtype)
     columns = v.shape[3] + taylor
     pairs, factors = packed_pairs(dim) if taylor else (np.zeros((1, 2), np.int32), np.ones(1))
     features = len(factors) if taylor else dim
-    need = dtype.itemsize * TILE * (2 * (dim + 1) + 2 * TILE + features)
+    need = dtype.itemsize * TILE * (2 * (dim + 1) + 2 * TILE)
     if need > SHARED_BYTES:
         raise BackendUnavailable(
-            f"backend cuda: a state of {features} features in {dtype} needs {need} bytes of shared memory, a block has {SHARED_BYTES}"
+            f"backend cuda: heads of {dim} in {dtype} need {need} bytes of shared memory, a block has {SHARED_BYTES}"
         )
+    fits = need + dtype.itemsize * TILE * features <= SHARED_BYTES
     out = device.empty((batch, heads, n, columns), dtype)
     if batch * n == 0:
         return Scanned(out, device.zeros((batch, heads, features, columns), dtype))
@@ -234,10 +245,10 @@ def scan(
     slopes = device.zeros(heads, dtype) if slopes is None else slopes
     scale = dtype.type(dim**-0.25 if taylor else 1)
     table = (cuda.to_device(pairs), cuda.to_device(factors.astype(dtype)))
-    grid, threads = (segments, device.blocks(columns, TILE), batch * heads), (TILE, TILE)
+    grid, threads = segments * device.blocks(columns, TILE) * batch * heads, (TILE, TILE)
     added = _segment_sums(dim, features, taylor, dtype.name)
     added[grid, threads](k, v, slopes, scale, *table, segment, sums)
     _carry(dtype.name)[device.blocks(state.size), THREADS](sums, slopes, segment, n, state)
-    walked = _segment_outputs(dim, features, taylor, dtype.name)
+    walked = _segment_outputs(dim, features, taylor, fits, dtype.name)
     walked[grid, threads](q, k, v, sums, slopes, scale, *table, segment, out)
     return Scanned(out, state)

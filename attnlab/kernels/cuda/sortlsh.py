@@ -90,9 +90,17 @@ def sort_by_bucket(bucket: Any, first: Any, real: Any, buckets: int, rows: int) 
     return order
 
 
+@cuda.jit(device=True)
+def load_row(tile, source, z, row, first, width):
+    """tile[y, :width] = source[z, row, first : first + width], zero for row -1."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    for c in range(x, width, TILE):
+        tile[y, c] = source[z, row, first + c] if row >= 0 else tiles.ZERO
+
+
 @cache
 def _attend(dim: int, dtype: str) -> Any:
-    columns = -(-dim // TILE)
+    wide, columns = device.slice_width(dim, dtype, tiles=2, others=TILE + 5), -(-dim // TILE)
     kind = getattr(numba, dtype)
 
     @cuda.jit
@@ -100,8 +108,8 @@ def _attend(dim: int, dtype: str) -> Any:
         q, k, v, order_q, order_k, first_q, real_q, first_k, samples, size, q_size, scale, shift,
         exclude, hide, merges, out, lse,
     ):  # fmt: skip
-        queries = cuda.shared.array((TILE, dim), kind)
-        shared = cuda.shared.array((TILE, dim), kind)  # keys, then values
+        queries = cuda.shared.array((TILE, wide), kind)
+        shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         scores = cuda.shared.array((TILE, TILE), kind)
         source = cuda.shared.array(TILE, numba.int64)  # the tile's key rows; -1 is a zero row
         top = cuda.shared.array(TILE, kind)
@@ -113,16 +121,16 @@ def _attend(dim: int, dtype: str) -> Any:
         segments, rows, keys = order_q.shape[1], order_q.shape[2], order_k.shape[2]
         tiles_q = (q_size + TILE - 1) // TILE
         blocks = (keys + size - 1) // size
-        z, rest = cuda.blockIdx.y, cuda.blockIdx.x
-        s, own, part = rest // tiles_q // blocks, rest // tiles_q % blocks, rest % tiles_q
+        part, own, rest = tiles.block_place(tiles_q, blocks)
+        s, z = rest % segments, rest // segments
         if real_q[s] == 0:
             return
         inside = part * TILE + y  # the query's place in its block
         at = own * q_size + inside
         local = order_q[z, s, at] if inside < q_size and at < rows else real_q[s]
         i = first_q[s] + local if local < real_q[s] else -1
-        for d in range(x, dim, TILE):
-            queries[y, d] = q[z, i, d] if i >= 0 else 0
+        if dim <= wide:
+            load_row(queries, q, z, i, 0, dim)
         tiles.start_rows(top, total, acc, columns)
         drawn = samples[z * segments + s]
         shown = keys - own * size if hide else size
@@ -137,12 +145,17 @@ def _attend(dim: int, dtype: str) -> Any:
                 elif j < width:
                     place = drawn[j - size]
                 source[y] = first_k[s] + order_k[z, s, place] if place < keys else -1
-            cuda.syncthreads()
-            for d in range(x, dim, TILE):
-                shared[y, d] = k[z, source[y], d] if source[y] >= 0 else 0
-            cuda.syncthreads()
+            score = kind(0)
+            for c0 in range(0, dim, wide):
+                span = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    load_row(queries, q, z, i, c0, span)
+                load_row(shared, k, z, source[y], c0, span)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, shared, x, span)
             j = j0 + x
-            score = tiles.dot(queries, y, shared, x, dim) * scale
+            score *= scale
             if j >= width or (j < size and j >= shown):
                 score = kind(tiles.NEGATIVE)
             elif j >= size:
@@ -151,23 +164,28 @@ def _attend(dim: int, dtype: str) -> Any:
                     score = kind(tiles.NEGATIVE)
             scores[y, x] = score
             tiles.softmax_step(scores, top, total, shrink)
-            for d in range(x, dim, TILE):
-                shared[y, d] = v[z, source[y], d] if source[y] >= 0 else 0
-            cuda.syncthreads()
-            tiles.accumulate(acc, scores, shared, shrink, dim)
+            for c0 in range(0, dim, wide):
+                span = tiles.least(wide, dim - c0)
+                if c0 > 0:
+                    cuda.syncthreads()
+                load_row(shared, v, z, source[y], c0, span)
+                cuda.syncthreads()
+                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, span)
         cuda.syncthreads()
         share = kind(0)  # of what was there before
         new = top[y] + math.log(total[y])
         if i >= 0 and merges:
             old = lse[z, i]
-            share = 1 / (1 + math.exp(new - old))
+            share = tiles.ONE / (tiles.ONE + math.exp(new - old))
             new = old - math.log(share) if share > 0 else new
         cuda.syncthreads()
         if i >= 0:
             for slot in range((dim - x + TILE - 1) // TILE):
                 d = x + slot * TILE
                 fresh = acc[slot] / total[y]
-                out[z, i, d] = share * out[z, i, d] + (1 - share) * fresh if merges else fresh
+                out[z, i, d] = (
+                    share * out[z, i, d] + (tiles.ONE - share) * fresh if merges else fresh
+                )
             if x == 0:
                 lse[z, i] = new
 
@@ -188,7 +206,7 @@ def attend_blocks(
     many, segments, _ = order_q.shape
     dim, kind = q.shape[2], np.dtype(q.dtype)
     blocks = -(-order_k.shape[2] // size)
-    grid = (segments * blocks * -(-q_size // TILE), many)
+    grid = segments * blocks * -(-q_size // TILE) * many
     _attend(dim, kind.name)[grid, (TILE, TILE)](
         q, k, v, order_q, order_k, first_q, real_q, first_k, samples, size, q_size, kind.type(scale),
         kind.type(shift), exclude, hide, merges, out, lse,

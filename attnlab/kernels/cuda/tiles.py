@@ -10,12 +10,24 @@ output columns x, x + TILE, x + 2 TILE, … of its row in a local array.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 from numba import cuda
 
-from attnlab.kernels.cuda.device import TILE
+from attnlab.kernels.cuda.device import TILE, simulated
 
-NEGATIVE = -math.inf
+
+def constant(value: float) -> Any:
+    """A number that leaves float32 expressions float32; it must be exact in float32.
+
+    For Numba's compiler an integer or a Python float makes them float64, which most GPUs compute
+    thirty to sixty times slower. In the simulator NumPy's rules hold: there a Python float bends.
+    """
+    return float(value) if simulated() else np.float32(value)
+
+
+ZERO, ONE, NEGATIVE = constant(0), constant(1), constant(-math.inf)
 
 
 # The built-in min and max do not compile in every release of Numba's CUDA target (0.68: the
@@ -33,12 +45,19 @@ def most(a, b):
 
 
 @cuda.jit(device=True)
+def block_place(across, down):
+    """(x, y, z) of this block, counted in blockIdx.x alone: y and z of a grid end at 65535."""
+    flat = cuda.blockIdx.x
+    return flat % across, flat // across % down, flat // across // down
+
+
+@cuda.jit(device=True)
 def load_rows(tile, source, first, last, width):
     """tile[r, :width] = source[first + r, :width], zero for rows at or beyond `last`."""
     x, y = cuda.threadIdx.x, cuda.threadIdx.y
     row = first + y
     for c in range(x, width, TILE):
-        tile[y, c] = source[row, c] if row < last else 0
+        tile[y, c] = source[row, c] if row < last else ZERO
 
 
 @cuda.jit(device=True)
@@ -47,7 +66,7 @@ def load_gathered(tile, source, index, first, last, width):
     x, y = cuda.threadIdx.x, cuda.threadIdx.y
     place = first + y
     for c in range(x, width, TILE):
-        tile[y, c] = source[index[place], c] if place < last else 0
+        tile[y, c] = source[index[place], c] if place < last else ZERO
 
 
 @cuda.jit(device=True)
@@ -83,14 +102,14 @@ def softmax_step(scores, top, total, shrink):
         new = old
         for c in range(TILE):
             new = most(new, scores[y, c])
-        fresh = total[y] * 0
+        fresh = ZERO
         if new == NEGATIVE:
             shrink[y] = 1
         else:
-            shrink[y] = math.exp(old - new) if old != NEGATIVE else 0
+            shrink[y] = math.exp(old - new) if old != NEGATIVE else ZERO
             top[y] = new
             for c in range(TILE):
-                weight = math.exp(scores[y, c] - new) if scores[y, c] != NEGATIVE else 0
+                weight = math.exp(scores[y, c] - new) if scores[y, c] != NEGATIVE else ZERO
                 scores[y, c] = weight
                 fresh += weight
         if new == NEGATIVE:
@@ -115,9 +134,9 @@ def accumulate(acc, scores, values, shrink, value_dim):
 
 @cuda.jit(device=True)
 def store_rows(out, row, acc, total, value_dim):
-    """out[row] = acc / total; a row that saw nothing becomes 0."""
+    """out[row] = acc / total; a row that saw nothing becomes 0, one of NaN stays NaN."""
     x, y = cuda.threadIdx.x, cuda.threadIdx.y
     slot = 0
     for c in range(x, value_dim, TILE):
-        out[row, c] = acc[slot] / total[y] if total[y] > 0 else 0
+        out[row, c] = acc[slot] / total[y] if total[y] != 0 else ZERO
         slot += 1

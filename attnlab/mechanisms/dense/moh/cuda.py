@@ -10,9 +10,8 @@ import numba
 import numpy as np
 from numba import cuda
 
-from attnlab.contract import BackendUnavailable
 from attnlab.kernels.cuda import device, tiles
-from attnlab.kernels.cuda.device import SHARED_BYTES, THREADS, TILE
+from attnlab.kernels.cuda.device import THREADS, TILE
 from attnlab.kernels.cuda.matmul import linear
 
 from . import EXHIBIT
@@ -24,7 +23,7 @@ def softmax_in_place(row):
     top = row[0]
     for e in range(1, row.shape[0]):
         top = tiles.most(top, row[e])
-    total = top * 0
+    total = row.dtype.type(0)
     for e in range(row.shape[0]):
         row[e] = math.exp(row[e] - top)
         total += row[e]
@@ -64,7 +63,7 @@ def _route(p, shared, balance, gates, chosen, S, K, tiny):
         return
     softmax_in_place(p[i])
     choose(p[i], K, chosen[i])
-    mass = p[i, 0] * 0
+    mass = p.dtype.type(0)
     for e in range(E):
         mass += p[i, e] * chosen[i, e]
     for e in range(E):
@@ -101,13 +100,13 @@ def _balance(f, P, aux):
 
 @cache
 def _attention(dim: int, dtype: str) -> Any:
-    columns = -(-dim // TILE)
+    wide, columns = device.slice_width(dim, dtype, tiles=2, others=TILE + 4), -(-dim // TILE)
     kind = getattr(numba, dtype)
 
     @cuda.jit
     def kernel(qkv, gates, scale, every, mixed, heads):
-        queries = cuda.shared.array((TILE, dim), kind)
-        shared = cuda.shared.array((TILE, dim), kind)  # keys, then values
+        queries = cuda.shared.array((TILE, wide), kind)
+        shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         scores = cuda.shared.array((TILE, TILE), kind)
         top = cuda.shared.array(TILE, kind)
         total = cuda.shared.array(TILE, kind)
@@ -117,8 +116,8 @@ def _attention(dim: int, dtype: str) -> Any:
 
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         n, n_head = gates.shape[1], gates.shape[2]
-        b, h = cuda.blockIdx.y // n_head, cuda.blockIdx.y % n_head
-        first = cuda.blockIdx.x * TILE
+        part, h, b = tiles.block_place((n + TILE - 1) // TILE, n_head)
+        first = part * TILE
         i = first + y
         if x == 0 and y == 0:
             needed[0] = 1 if every else 0
@@ -131,18 +130,28 @@ def _attention(dim: int, dtype: str) -> Any:
                 for c in range(x, dim, TILE):
                     mixed[b, i, h, c] = 0
             return
-        tiles.load_rows(queries, qkv[b, :, 0, h], first, n, dim)
+        if dim <= wide:
+            tiles.load_rows(queries, qkv[b, :, 0, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(0, n, TILE):
-            cuda.syncthreads()
-            tiles.load_rows(shared, qkv[b, :, 1, h], j0, n, dim)
-            cuda.syncthreads()
-            score = tiles.dot(queries, y, shared, x, dim) * scale
-            scores[y, x] = score if i < n and j0 + x < n else tiles.NEGATIVE
+            score = kind(0)
+            for c0 in range(0, dim, wide):  # once, unless the heads are very wide
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    tiles.load_rows(queries, qkv[b, :, 0, h, c0:], first, n, width)
+                tiles.load_rows(shared, qkv[b, :, 1, h, c0:], j0, n, width)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, shared, x, width)
+            scores[y, x] = score * scale if i < n and j0 + x < n else tiles.NEGATIVE
             tiles.softmax_step(scores, top, total, shrink)
-            tiles.load_rows(shared, qkv[b, :, 2, h], j0, n, dim)
-            cuda.syncthreads()
-            tiles.accumulate(acc, scores, shared, shrink, dim)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                if c0 > 0:
+                    cuda.syncthreads()
+                tiles.load_rows(shared, qkv[b, :, 2, h, c0:], j0, n, width)
+                cuda.syncthreads()
+                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
         cuda.syncthreads()
         if i < n:
             for slot in range((dim - x + TILE - 1) // TILE):
@@ -238,20 +247,15 @@ def attend(
     scale: float | None = None,
     want: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """See the reference. Raises BackendUnavailable where head_dim does not fit in shared memory."""
+    """See the reference."""
     batch, n, channels = x.shape
     dim, dtype = channels // n_head, np.dtype(x.dtype)
-    need = dtype.itemsize * TILE * (2 * dim + TILE + 3) + 4
-    if need > SHARED_BYTES:
-        raise BackendUnavailable(
-            f"backend cuda: heads of {dim} in {dtype} need {need} bytes of shared memory, a block has {SHARED_BYTES}"
-        )
     g, aux = _two_stage(x, W_r, W_s, W_h, n_head, n_shared, top_k)
     qkv = linear(x, W_qkv, b_qkv).reshape(batch, n, 3, n_head, dim)
     every = "heads" in want
     mixed = device.empty((batch, n, n_head, dim), dtype)
     heads = device.empty((batch, n, n_head, dim) if every else (1, 1, 1, 1), dtype)
-    _attention(dim, dtype.name)[(device.blocks(n, TILE), batch * n_head), (TILE, TILE)](
+    _attention(dim, dtype.name)[device.blocks(n, TILE) * batch * n_head, (TILE, TILE)](
         qkv, g, dtype.type(dim**-0.5 if scale is None else scale), every, mixed, heads
     )
     y = linear(mixed.reshape(batch, n, channels), W_o, b_o)

@@ -15,9 +15,8 @@ import numba
 import numpy as np
 from numba import cuda
 
-from attnlab.contract import BackendUnavailable
 from attnlab.kernels.cuda import device, tiles
-from attnlab.kernels.cuda.device import SHARED_BYTES, TILE
+from attnlab.kernels.cuda.device import TILE
 
 from . import EXHIBIT
 
@@ -32,7 +31,7 @@ def load_slab(slab, table, row0, width):
         row = row0 + r
         inside = row >= 0 and row < table.shape[0]
         for c in range(x, width, TILE):
-            slab[r, c] = table[row, c] if inside else 0
+            slab[r, c] = table[row, c] if inside else tiles.ZERO
 
 
 @cuda.jit(device=True)
@@ -48,13 +47,14 @@ def visible(i, j, n, length, causal, block):
 
 @cache
 def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
-    wide = max(dim, value_dim)
-    columns = -(-value_dim // TILE)
+    # queries, keys or values, and a slab of two tiles
+    wide = device.slice_width(max(dim, value_dim), dtype, tiles=4, others=TILE + 3)
+    narrow, columns = min(dim, wide), -(-value_dim // TILE)
     kind = getattr(numba, dtype)
 
     @cuda.jit
     def kernel(q, k, v, rel_k, rel_v, lengths, scale, zero, causal, block, y_out, lse):
-        queries = cuda.shared.array((TILE, dim), kind)
+        queries = cuda.shared.array((TILE, narrow), kind)
         shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         slab = cuda.shared.array((SLAB, wide), kind)  # their table rows
         scores = cuda.shared.array((TILE, TILE), kind)
@@ -65,8 +65,8 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
 
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n = q.shape[1], q.shape[2]
-        b, h = cuda.blockIdx.y // heads, cuda.blockIdx.y % heads
-        first = cuda.blockIdx.x * TILE
+        part, h, b = tiles.block_place((n + TILE - 1) // TILE, heads)
+        first = part * TILE
         i = first + y
         length = lengths[b]
         stop = tiles.least(length, first + TILE) if causal else length
@@ -74,30 +74,40 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
         if block > 0:
             start = tiles.most(0, (first // block - 1) * block) // TILE * TILE
 
-        tiles.load_rows(queries, q[b, h], first, n, dim)
+        if dim <= wide:
+            tiles.load_rows(queries, q[b, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(start, stop, TILE):
             row0 = j0 - first - TILE + 1 + zero
-            cuda.syncthreads()
-            tiles.load_rows(shared, k[b, h], j0, n, dim)
-            load_slab(slab, rel_k[h % rel_k.shape[0]], row0, dim)
-            cuda.syncthreads()
             place = x - y + TILE - 1
             score = kind(0)
-            for c in range(dim):
-                score += queries[y, c] * (shared[x, c] + slab[place, c])
+            for c0 in range(0, dim, wide):  # once, unless the heads are very wide
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    tiles.load_rows(queries, q[b, h, :, c0:], first, n, width)
+                tiles.load_rows(shared, k[b, h, :, c0:], j0, n, width)
+                load_slab(slab, rel_k[h % rel_k.shape[0], :, c0:], row0, width)
+                cuda.syncthreads()
+                for c in range(width):
+                    score += queries[y, c] * (shared[x, c] + slab[place, c])
             seen = visible(i, j0 + x, n, length, causal, block)
             scores[y, x] = score * scale if seen else tiles.NEGATIVE
             tiles.softmax_step(scores, top, total, shrink)
-            tiles.load_rows(shared, v[b, h], j0, n, value_dim)
-            if rel_v.shape[1] > 0:
-                load_slab(slab, rel_v[h % rel_v.shape[0]], row0, value_dim)
-            cuda.syncthreads()
-            tiles.accumulate(acc, scores, shared, shrink, value_dim)
-            if rel_v.shape[1] > 0:
-                for slot in range((value_dim - x + TILE - 1) // TILE):
-                    for j in range(TILE):
-                        acc[slot] += scores[y, j] * slab[j - y + TILE - 1, x + slot * TILE]
+            for c0 in range(0, value_dim, wide):
+                width = tiles.least(wide, value_dim - c0)
+                if c0 > 0:
+                    cuda.syncthreads()
+                tiles.load_rows(shared, v[b, h, :, c0:], j0, n, width)
+                if rel_v.shape[1] > 0:
+                    load_slab(slab, rel_v[h % rel_v.shape[0], :, c0:], row0, width)
+                cuda.syncthreads()
+                part_of = acc[c0 // TILE :]
+                tiles.accumulate(part_of, scores, shared, shrink, width)
+                if rel_v.shape[1] > 0:
+                    for slot in range((width - x + TILE - 1) // TILE):
+                        for j in range(TILE):
+                            part_of[slot] += scores[y, j] * slab[j - y + TILE - 1, x + slot * TILE]
         cuda.syncthreads()
         if i < n:
             tiles.store_rows(y_out[b, h], i, acc, total, value_dim)
@@ -112,9 +122,10 @@ def _weights_kernel() -> Any:
     @cuda.jit
     def kernel(q, k, rel_k, lengths, lse, scale, zero, causal, weights):
         heads, n, dim = q.shape[1], q.shape[2], q.shape[3]
-        b, h = cuda.blockIdx.z // heads, cuda.blockIdx.z % heads
-        i = cuda.blockIdx.y * TILE + cuda.threadIdx.y
-        j = cuda.blockIdx.x * TILE + cuda.threadIdx.x
+        across = (n + TILE - 1) // TILE
+        right, below, z = tiles.block_place(across, across)
+        b, h = z // heads, z % heads
+        i, j = below * TILE + cuda.threadIdx.y, right * TILE + cuda.threadIdx.x
         if i >= n or j >= n:
             return
         if not visible(i, j, n, lengths[b], causal, 0):
@@ -123,7 +134,7 @@ def _weights_kernel() -> Any:
         table = rel_k[h % rel_k.shape[0]]
         row = j - i + zero
         inside = row >= 0 and row < table.shape[0]
-        score = q[b, h, i, 0] * 0
+        score = tiles.ZERO
         for c in range(dim):
             key = k[b, h, j, c]
             if inside:
@@ -148,18 +159,10 @@ def _attend(
     block: int = 0,
     weighed: bool = False,
 ) -> tuple[Any, Any]:
-    """(y, weights or None); table row (j - i) + zero belongs to offset j - i, others are 0.
-
-    Raises BackendUnavailable where the widths do not fit in a block's shared memory.
-    """
+    """(y, weights or None); table row (j - i) + zero belongs to offset j - i, others are 0."""
     batch, heads, n, dim = q.shape
     value_dim = v.shape[3]
     dtype = np.dtype(q.dtype)
-    need = dtype.itemsize * TILE * (dim + 3 * max(dim, value_dim) + TILE + 3)
-    if need > SHARED_BYTES:
-        raise BackendUnavailable(
-            f"backend cuda: widths {dim} and {value_dim} in {dtype} need {need} bytes of shared memory, a block has {SHARED_BYTES}"
-        )
     rel_k = _per_head(rel_k)
     rel_v = device.empty((1, 0, 1), dtype) if rel_v is None else _per_head(rel_v)
     if lengths is None:
@@ -168,13 +171,13 @@ def _attend(
     y = device.empty((batch, heads, n, value_dim), dtype)
     lse = device.empty((batch, heads, n), dtype)
     kernel = _kernel(dim, value_dim, dtype.name)
-    kernel[(device.blocks(n, TILE), batch * heads), (TILE, TILE)](
+    kernel[device.blocks(n, TILE) * batch * heads, (TILE, TILE)](
         q, k, v, rel_k, rel_v, lengths, scale, zero, causal, block, y, lse
     )
     if not weighed:
         return y, None
     weights = device.empty((batch, heads, n, n), dtype)
-    grid = (device.blocks(n, TILE), device.blocks(n, TILE), batch * heads)
+    grid = device.blocks(n, TILE) ** 2 * batch * heads
     _weights_kernel()[grid, (TILE, TILE)](q, k, rel_k, lengths, lse, scale, zero, causal, weights)
     return y, weights
 

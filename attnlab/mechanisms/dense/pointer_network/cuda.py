@@ -28,20 +28,22 @@ def _score_kernel(dtype: str) -> Any:
         keys = cuda.shared.array((TILE, PADDED), kind)  # a tile of slots x units
         queries = cuda.shared.array((TILE, TILE), kind)  # a tile of steps x units
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
-        b, hidden = cuda.blockIdx.z, K.shape[2]
-        j0, t0 = cuda.blockIdx.x * TILE, cuda.blockIdx.y * TILE
+        hidden = K.shape[2]
+        across, down = (scores.shape[2] + TILE - 1) // TILE, (scores.shape[1] + TILE - 1) // TILE
+        right, below, b = tiles.block_place(across, down)
+        j0, t0 = right * TILE, below * TILE
         total = kind(0)
         for u0 in range(0, hidden, TILE):
             cuda.syncthreads()
             u = u0 + x
-            keys[y, x] = K[b, j0 + y, u] if j0 + y < K.shape[1] and u < hidden else 0
-            queries[y, x] = Q[b, t0 + y, u] if t0 + y < Q.shape[1] and u < hidden else 0
+            keys[y, x] = K[b, j0 + y, u] if j0 + y < K.shape[1] and u < hidden else tiles.ZERO
+            queries[y, x] = Q[b, t0 + y, u] if t0 + y < Q.shape[1] and u < hidden else tiles.ZERO
             cuda.syncthreads()
             for c in range(tiles.least(TILE, hidden - u0)):
                 total += v[u0 + c] * math.tanh(keys[x, c] + queries[y, c])
         if t0 + y < scores.shape[1] and j0 + x < scores.shape[2]:
             real = t0 + y < steps[b] and j0 + x < slots[b]
-            scores[b, t0 + y, j0 + x] = total if real else 0
+            scores[b, t0 + y, j0 + x] = total if real else tiles.ZERO
 
     return kernel
 
@@ -54,7 +56,8 @@ def _softmax_kernel(dtype: str) -> Any:
     def kernel(scores, slots, steps, target, p, cost):
         """One block a row: p and -log p(target), 0 where padded."""
         partial = cuda.shared.array(THREADS, kind)
-        x, t, b = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
+        x = cuda.threadIdx.x
+        t, b, _ = tiles.block_place(scores.shape[1], scores.shape[0])
         if t >= steps[b]:
             for j in range(x, p.shape[2], THREADS):
                 p[b, t, j] = 0
@@ -79,7 +82,7 @@ def _softmax_kernel(dtype: str) -> Any:
         for other in range(THREADS):
             total += partial[other]
         for j in range(x, p.shape[2], THREADS):
-            p[b, t, j] = math.exp(scores[b, t, j] - top) / total if j < n else 0
+            p[b, t, j] = math.exp(scores[b, t, j] - top) / total if j < n else tiles.ZERO
         if x == 0:
             aimed = target[b, t] if target.shape[0] > 0 else 0
             cost[b, t] = top + math.log(total) - scores[b, t, aimed]
@@ -108,7 +111,7 @@ def _mean(cost, steps, loss):
 
 @cuda.jit(device=True)
 def sigmoid(z):
-    return 1 / (1 + math.exp(-z))
+    return tiles.ONE / (tiles.ONE + math.exp(-z))
 
 
 @cuda.jit
@@ -185,10 +188,10 @@ def _point(
     K, Q = (matmul(a, W.reshape(1, hidden, hidden)) for a, W in ((enc, W1), (dec, W2)))
     scores, p = (device.empty((batch, width, n), dtype) for _ in range(2))
     cost, loss = device.empty((batch, width), dtype), device.empty((), dtype)
-    grid = (device.blocks(n, TILE), device.blocks(width, TILE), batch)
+    grid = device.blocks(n, TILE) * device.blocks(width, TILE) * batch
     _score_kernel(dtype.name)[grid, (TILE, TILE)](K, Q, v, slots, steps, scores)
     target = device.empty((0, 0), np.int64) if target is None else target
-    _softmax_kernel(dtype.name)[(width, batch), THREADS](scores, slots, steps, target, p, cost)
+    _softmax_kernel(dtype.name)[width * batch, THREADS](scores, slots, steps, target, p, cost)
     _mean[1, THREADS](cost, steps, loss)
     return scores, p, loss
 

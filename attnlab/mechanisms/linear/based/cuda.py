@@ -213,7 +213,7 @@ def _convolve() -> Any:
             return
         j, t, b = item % inner, item // inner % n, item // inner // n
         K = taps.shape[2]
-        c = u[b, t, j] * 0
+        c = u.dtype.type(0)
         for r in range(K):
             if t - K + 1 + r >= 0:
                 c += taps[j, 0, r] * u[b, t - K + 1 + r, j]

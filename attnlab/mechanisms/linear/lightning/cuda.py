@@ -103,7 +103,7 @@ def _step() -> Any:
             return
         e, h, b = item % columns, item // columns % heads, item // columns // heads
         fade = math.exp(-slopes[h])
-        total = q[b, h, 0, 0] * 0
+        total = q.dtype.type(0)
         for c in range(dim):
             value = fade * before[b, h, c, e] + k[b, h, 0, c] * v[b, h, 0, e]
             state[b, h, c, e] = value

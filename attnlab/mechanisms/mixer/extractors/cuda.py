@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import cuda
 
-from attnlab.kernels.cuda import device
+from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS, TILE
 from attnlab.kernels.cuda.matmul import matmul
 
@@ -44,7 +44,7 @@ def extract(
     if kind != "SHE":
         w = w.reshape(w.shape[0], 1) if kind == "ME" else w
     if index == "lag" and kind == "SHE":
-        grid = (device.blocks(dim, TILE), device.blocks(n, TILE), batch)
+        grid = device.blocks(dim, TILE) * device.blocks(n, TILE) * batch
         _sum_lags(dtype.name)[grid, (TILE, TILE)](v, W, e)
     elif index == "lag":
         _filter()[flat, THREADS](v, w, e)
@@ -82,15 +82,19 @@ def _sum_lags(dtype: str) -> Any:
         weights = cuda.shared.array((TILE, TILE), kind)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         n, dim = x.shape[1], x.shape[2]
-        b, first = cuda.blockIdx.z, cuda.blockIdx.y * TILE
-        t, c = first + ty, cuda.blockIdx.x * TILE + tx
+        across, down = (dim + TILE - 1) // TILE, (n + TILE - 1) // TILE
+        right, below, b = tiles.block_place(across, down)
+        first = below * TILE
+        t, c = first + ty, right * TILE + tx
         total = kind(0)
         for lag in range(first + TILE):
             if lag < n:
                 for d0 in range(0, dim, TILE):
                     seen = t < n and t >= lag and d0 + tx < dim
-                    tokens[ty, tx] = x[b, t - lag, d0 + tx] if seen else 0
-                    weights[ty, tx] = W[lag, d0 + ty, c] if d0 + ty < dim and c < dim else 0
+                    tokens[ty, tx] = x[b, t - lag, d0 + tx] if seen else tiles.ZERO
+                    weights[ty, tx] = (
+                        W[lag, d0 + ty, c] if d0 + ty < dim and c < dim else tiles.ZERO
+                    )
                     cuda.syncthreads()
                     for d in range(TILE):
                         total += tokens[ty, d] * weights[d, tx]
@@ -112,7 +116,7 @@ def _filter() -> Any:
             return
         c, t, b = item % dim, item // dim % n, item // dim // n
         column = c if table.shape[1] > 1 else 0
-        total = v[b, t, c] * 0
+        total = v.dtype.type(0)
         for lag in range(t + 1):
             total += table[lag, column] * v[b, t - lag, c]
         e[b, t, c] = total
@@ -130,7 +134,7 @@ def _transform_places() -> Any:
         if item >= batch * n * dim:
             return
         c, j, b = item % dim, item // dim % n, item // dim // n
-        total = x[b, j, c] * 0
+        total = x.dtype.type(0)
         for d in range(dim):
             total += x[b, j, d] * W[j, d, c]
         z[b, j, c] = total
@@ -162,7 +166,7 @@ def _sum_chunks() -> Any:
         if item >= batch * chunks * dim:
             return
         c, chunk, b = item % dim, item // dim % chunks, item // dim // chunks
-        total = z[b, 0, c] * 0
+        total = z.dtype.type(0)
         for j in range(CHUNK):
             t = chunk * CHUNK + j
             if t < z.shape[1]:
@@ -183,7 +187,7 @@ def _add_before() -> Any:
         if item >= batch * n * dim:
             return
         c, t, b = item % dim, item // dim % n, item // dim // n
-        before = z[b, t, c] * 0
+        before = z.dtype.type(0)
         for chunk in range(t // CHUNK):
             before += totals[b, chunk, c]
         z[b, t, c] += before
