@@ -28,6 +28,7 @@ from attnlab.contract import (
     Group,
     InputError,
     Operation,
+    Option,
 )
 from attnlab.expressions import FUNCTIONS, evaluate, names_in
 from attnlab.flat import declared, flatten, unflatten
@@ -75,12 +76,16 @@ class Case:
         """Keyword arguments of the operation; cotangents, and other arrays that only the loss names,
         are no inputs. Floats share one dtype, half precision being read as float32, as do whole
         numbers that a file stores as integers where floats are declared; an empty list of integers,
-        which NumPy makes floats, is one of integers. An option that is null is left at its default."""
+        which NumPy makes floats, is one of integers. Options may lie among the arrays, or be numbers
+        of another kind but the same value; one that is null is left at its default."""
         loss_only = set(self.cotangents.values()) | {
             name for name in self._in_formula if not _declares(op.arguments, name)
         }
         flat = {k: v for k, v in self.arrays["in"].items() if k not in loss_only}
         flat |= self.arrays["param"]
+        options = self.options | {
+            name: flat.pop(name).tolist() for name in set(flat) & {o.name for o in op.options}
+        }
         floats = [v.dtype for v in flat.values() if v.dtype.kind == "f"]
         common = np.result_type(np.float32, *floats) if floats else np.dtype(np.float64)
         for name, value in flat.items():
@@ -89,9 +94,11 @@ class Case:
                 flat[name] = value.astype(np.int64)
             elif value.dtype.kind == "f" or (value.dtype.kind in "iu" and kind == "float"):
                 flat[name] = value.astype(common)
-        left = {o.name for o in op.options if None not in (o.choices or ())}
-        options = {k: v for k, v in self.options.items() if v is not None or k not in left}
-        return unflatten(op.arguments, flat) | options
+        known = {o.name: o for o in op.options}
+        for name in options.keys() & known.keys():
+            options[name] = _as_declared(known[name], options[name])
+        given = {k: v for k, v in options.items() if v is not None or _takes_none(known.get(k))}
+        return unflatten(op.arguments, flat) | given
 
     def loss_outputs(self, op: Operation) -> set[str]:
         """Outputs that the loss is of. Raises InputError where it names one that is not declared."""
@@ -121,6 +128,19 @@ class Held:
     error: float
     tolerance: float
     detail: str = ""
+
+
+def _as_declared(option: Option, value: Any) -> Any:
+    """4.0 for the integer 4, and 1 or 0 for a truth, as other programs write them."""
+    if option.type is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if option.type is bool and value in (0, 1):
+        return bool(value)
+    return value
+
+
+def _takes_none(option: Option | None) -> bool:
+    return option is None or None in (option.choices or ())
 
 
 def _declares(specs: Iterable[Array | Group], name: str) -> bool:

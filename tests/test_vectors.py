@@ -67,6 +67,8 @@ def halves() -> dict[str, np.ndarray]:
         (answer(), {"options": None, "loss": None, "compare": None, "grad_of": None, "atol": None}),
         (answer(), {"options": {"scale": None, "causal": None}, "rtol": None}),
         (answer(scale=2), {"options": {"scale": 2}}),
+        (answer(causal=True), {"options": {"causal": 1}}),
+        (answer(scale=0.5) | {"in/scale": np.array(0.5), "param/causal": np.array(False)}, {}),
         (answer(), {"seed": 3, "made_by": "me", "shapes": {"q": [1]}, "info": [1]}),
         (answer(), {"compare": {"weights": "exact"}, "grad_of": {"dq": "in/q"}}),
         (answer(), {"name": "a/b [bold] c"}),
