@@ -198,7 +198,10 @@ class HuggingFaceDecoder:
         self._register()
 
     def tokens(self, text: str) -> Int[np.ndarray, "n"]:
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+        from attnlab.models.huggingface import quiet
+
+        with quiet():  # a corpus is longer than the model's context: windows of it are read
+            return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
     def labels(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         if self.tokenizer is None:
@@ -208,12 +211,13 @@ class HuggingFaceDecoder:
     def prefill(self, ids: Sequence[int] | np.ndarray, masked_heads: Heads = ()) -> Any:
         if not len(ids):
             return None
-        return self._run(np.asarray(ids), None, masked_heads, attentions=False).past_key_values
+        made = self._run(np.asarray(ids), None, masked_heads, attentions=False)
+        return getattr(made, self._cache)
 
     def step(self, token: int, state: Any, masked_heads: Heads = ()) -> Step:
         made = self._run(np.array([token]), state, masked_heads, attentions=True)
         rows = torch.stack([a[0, :, -1] for a in made.attentions]).float().numpy()
-        return made.logits[0, -1].float().numpy(), rows, made.past_key_values
+        return made.logits[0, -1].float().numpy(), rows, getattr(made, self._cache)
 
     def logits(
         self, ids: Int[np.ndarray, "n"], masked_heads: Heads = ()
@@ -240,11 +244,13 @@ class HuggingFaceDecoder:
         for layer, head in masked:
             self._masked.setdefault(layer, []).append(head)
         with torch.no_grad():
+            # without a cache to hand over, one is made: no name for it is needed
+            given = {} if cache is None else {self._cache: cache}
             return self.model(
                 input_ids=torch.as_tensor(ids, dtype=torch.long)[None],
                 use_cache=True,
                 output_attentions=attentions,
-                **{self._cache: cache},
+                **given,
             )
 
     def _register(self) -> None:
@@ -308,20 +314,30 @@ def open_folder(folder: Path, text: str) -> HuggingFaceDecoder:
     ValueError where transformers is missing or cannot read it as a causal model.
     """
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise ValueError(
             f"{folder}: a Hugging Face model needs the extra 'hf' (transformers)"
         ) from None
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder} holds no causal model that can be read ({reason})") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        tokenizer = None  # random tokens need none
+    from attnlab.models.huggingface import CAUSAL, quiet
+
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            made = (getattr(config, "architectures", None) or ["none named"])[0]
+            if not made.endswith(CAUSAL):
+                raise ValueError(f"its architecture is {made}")
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        except Exception as error:  # a damaged file may raise what its reader likes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            message = f"{folder} holds no causal model that can be read ({reason})"
+            raise ValueError(message) from None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):
+                tokenizer = None  # made up: the folder describes none
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            tokenizer = None  # random tokens need none
     return HuggingFaceDecoder(model, tokenizer, text, folder.name)
 
 

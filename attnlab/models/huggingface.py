@@ -207,23 +207,31 @@ def load(name: str | Path) -> HuggingFace:
                 "a sequence classifier or a causal model is needed"
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        with _no_progress_bar() if Path(source).is_dir() else nullcontext():
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up where no file describes one
+            raise InputError(
+                f"{source} holds no tokenizer: neither tokenizer.json nor a vocabulary"
+            )
+        with quiet() if Path(source).is_dir() else nullcontext():
             model = kind.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file may raise what its reader likes
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no model could be read from {source!r}: {first}") from error
     return HuggingFace(model, tokenizer)
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Within it the library reads a folder's weights in silence; a download shows its progress."""
+def quiet() -> Iterator[None]:
+    """Within it the library reads a folder in silence; a download shows its progress."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

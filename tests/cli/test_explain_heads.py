@@ -119,6 +119,15 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     assert made["model"] == "tiny"
     assert [len(row) for row in made["scores"]["induction"]] == [4, 4, 4]
     assert made["runs"] == 3
+    assert (
+        heads("--model", str(tmp_path / "tiny"), "--runs", "1").stderr == ""
+    )  # nothing of the library's
+    kinds = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 70}
+    encoder = transformers.BertConfig(**kinds)
+    transformers.BertForSequenceClassification(encoder).save_pretrained(tmp_path / "encoder")
+    refused = error_line(heads("--model", str(tmp_path / "encoder")))
+    assert "encoder holds no causal model" in refused
+    assert "its architecture is BertForSequenceClassification" in refused
 
 
 def test_bad_calls_are_one_line(tmp_path: Path) -> None:

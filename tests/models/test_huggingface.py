@@ -270,3 +270,15 @@ def test_refusals(saved, tmp_path):
     (tmp_path / "broken" / "config.json").write_text("{}")
     with pytest.raises((InputError, ValueError)):
         load(tmp_path / "broken")
+
+
+def test_damaged_folders_are_refused(saved, tmp_path):
+    config = saved(bert)[1].model.config
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "mute")
+    with pytest.raises(InputError, match="mute holds no tokenizer"):
+        load(tmp_path / "mute")
+    wordpiece(tmp_path / "mute")
+    load(tmp_path / "mute")
+    (tmp_path / "mute" / "model.safetensors").write_bytes(b"abc")
+    with pytest.raises(InputError, match="no model could be read from"):
+        load(tmp_path / "mute")
