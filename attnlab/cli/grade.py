@@ -257,8 +257,9 @@ class _Say:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("exercise")
-        for title in ("grades", "mean", "full points", "missing", "malformed", "grader error"):
+        table.add_column("exercise", no_wrap=True)
+        titles = ("grades", "mean", "full points", "missing", "malformed", "grader error")
+        for title in titles[: None if self.console.width >= 80 else 3]:
             table.add_column(title, justify="right")
         for row in summary.rows:
             cells = (
@@ -269,7 +270,7 @@ class _Say:
                 row.malformed,
                 row.faults,
             )
-            table.add_row(row.name, *map(str, cells))
+            table.add_row(row.name, *map(str, cells[: len(table.columns) - 1]))
         self.console.print()
         self.console.print(table)
         self.console.print(

@@ -8,6 +8,8 @@ FAQ
 - *The student* is the folder's or zip's name; Canvas's `name_id_…` is kept whole.
 - *Wrapped* submissions (a zip that holds one folder that holds the files; a folder that holds one
   zip) are unwrapped.
+- *Loose files* as Canvas and Moodle download them (`doejane_12345_67890_landmark.py`,
+  `Jane Doe_123_assignsubmission_file_landmark.py`) are gathered by student.
 - *Landmark.py* counts as landmark.py where that is not there: some file systems cannot tell.
 """
 
@@ -38,6 +40,12 @@ MAX_DEPTH = 20  # folders below each other
 _LITTER = {
     "__MACOSX", "__pycache__", "node_modules", "site-packages", "venv", "Thumbs.db", "desktop.ini",
 }  # fmt: skip
+# a student's single files in a class's download; Canvas numbers those handed in again (-1)
+_LOOSE = re.compile(
+    r"(?P<who>[^_]+(?:_LATE)?_\d+)_(?P<number>\d+)_(?P<file>[^/]+\.py)"
+    r"|(?P<moodle>.+_\d+_assignsubmission_file)_(?P<named>[^/]+\.py)",
+    re.I,
+)
 # what may read another file without naming it in an import
 _INDIRECT = re.compile(
     rb"importlib|__import__|runpy|\bexec\b|\bopen\b|glob|listdir|scandir|iterdir|walk|read_(?:text|bytes)|\0"
@@ -99,17 +107,14 @@ def find(folder: str | Path) -> list[Submission]:
         raise InputError(
             f"SUBMISSIONS: {root} is no folder" + (hint if root.suffix == ".zip" else "")
         )
-    entries, _ = _entries(root)
-    if not entries:
+    entries, others = _entries(root)
+    loose = _loose(others)
+    if not entries and not loose:
         python = any(p.suffix == ".py" for p in root.iterdir())
         hint = ", but Python files: is it one student's? Give the folder above" if python else ""
         raise InputError(f"SUBMISSIONS: {root} holds no folder or zip a student{hint}")
     found: dict[str, Submission] = {}
-    for entry in entries:
-        if entry.is_symlink():
-            made = Submission(student_of(entry), problem="it is a symbolic link: none is followed")
-        else:
-            made = read(entry)
+    for made in [*map(_entered, entries), *(_gathered(*each) for each in loose.items())]:
         twin = found.get(made.student)
         if twin is not None and twin.content != made.content:
             made = Submission(made.student, problem="two submissions of this name differ")
@@ -119,7 +124,40 @@ def find(folder: str | Path) -> list[Submission]:
 
 def strays(folder: str | Path) -> list[str]:
     """What lies in a class's folder and is nobody's submission: neither folder nor zip."""
-    return [student_of(p) for p in _entries(Path(folder))[1]]
+    others = _entries(Path(folder))[1]
+    return [student_of(p) for p in others if p.is_symlink() or not _LOOSE.fullmatch(p.name)]
+
+
+def _entered(entry: Path) -> Submission:
+    if entry.is_symlink():
+        return Submission(student_of(entry), problem="it is a symbolic link: none is followed")
+    return read(entry)
+
+
+def _loose(others: list[Path]) -> dict[str, dict[str, Path]]:
+    """Student -> file's name -> path, of single files that bear their student's name. Of a file that
+    was handed in again the last one counts."""
+    parts = [(p, m) for p in others if (m := _LOOSE.fullmatch(p.name)) and not p.is_symlink()]
+    parts.sort(key=lambda part: int(part[1]["number"] or 0))
+    found: dict[str, dict[str, Path]] = {}
+    students: dict[str, str] = {}
+    for path, match in parts:
+        who = match["moodle"] or match["who"]
+        student = students.setdefault(who, match["moodle"] or f"{who}_{match['number']}")
+        name = re.sub(r"-\d+(?=\.py$)", "", match["named"] or match["file"])
+        found.setdefault(student, {})[name] = path
+    return found
+
+
+def _gathered(student: str, files: Mapping[str, Path]) -> Submission:
+    """One student's single files. Never raises for what a student may have sent."""
+    intake = _Intake()
+    try:
+        for name, path in files.items():
+            intake.offer(name, partial(_read_plain, os.fspath(path)))
+    except _Unreadable as why:
+        return Submission(student_of(Path(student)), problem=str(why))
+    return Submission(student_of(Path(student)), *intake.unwrapped())
 
 
 def read(path: str | Path) -> Submission:

@@ -229,6 +229,24 @@ def test_bad_calls_name_what_is_wrong(tmp_path: Path) -> None:
     assert not list(out.glob("*.csv"))
 
 
+def test_a_narrow_terminal_shows_names_whole(tmp_path: Path) -> None:
+    """Fewer columns, rather than all of them cut short."""
+    fill(tmp_path / "class", anna={"nothing.txt": ""})
+    call = (
+        "grade",
+        tmp_path / "class",
+        "--out",
+        tmp_path / "out",
+        "--only",
+        "internal_consistency",
+    )
+    done = attnlab(*call, "--isolation", "none", COLUMNS="44")
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("internal_consistency")]
+    assert row.split() == ["internal_consistency", "1", "0.0%", "0"]
+    assert "…" not in done.stdout
+
+
 def test_nothing_heavy_is_imported_for_help() -> None:
     code = (
         "import sys; from attnlab.cli import _main; _main(['grade', '--help']);"

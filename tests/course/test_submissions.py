@@ -14,6 +14,7 @@ import pytest
 
 from attnlab.contract import InputError
 from attnlab.course import submissions
+from attnlab.course.outputs.canvas import canvas_id
 from attnlab.course.submissions import Submission, find, read
 
 CODE = b"def attend(q, k, v):\n    return q\n"
@@ -299,3 +300,22 @@ def test_reading_ends_with_nothing_unpacked(tmp_path: Path) -> None:
         assert got.fingerprint("landmark")
     assert time.process_time() - began < 5
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_single_files_of_a_download_are_gathered_by_student(tmp_path: Path) -> None:
+    folder(tmp_path, {
+        "doejane_12345_67890_landmark.py": b"first",
+        "doejane_12345_67999_landmark-1.py": CODE,  # handed in again
+        "doejane_12345_67891_my_tools.py": b"x = 1\n",
+        "roerick_LATE_222_333_moh.py": CODE,
+        "Jane Doe_987_assignsubmission_file_landmark.py": CODE,
+        "notes.py": b"", "doejane_12345_67892_plan.txt": b"", "ben/moh.py": CODE,
+    })  # fmt: skip
+    found = {s.student: s for s in find(tmp_path)}
+    assert found.keys() == {
+        "ben", "doejane_12345_67890", "roerick_LATE_222_333", "Jane Doe_987_assignsubmission_file",
+    }  # fmt: skip
+    assert found["doejane_12345_67890"].files == {"landmark.py": CODE, "my_tools.py": b"x = 1\n"}
+    assert canvas_id("doejane_12345_67890") == "12345"
+    assert set(found["Jane Doe_987_assignsubmission_file"].files) == {"landmark.py"}
+    assert submissions.strays(tmp_path) == ["doejane_12345_67892_plan.txt", "notes.py"]
