@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import properties
@@ -88,3 +91,18 @@ def test_every_exhibit_says_what_its_attention_map_is(exhibit: Exhibit) -> None:
     assert len(exhibit.attention_map) > 40
     for name in re.findall(r"want=\['(\w+)'\]", exhibit.attention_map):
         assert name in {a.keyword for op in exhibit.operations for a in op.results}
+
+
+@pytest.mark.parametrize(("chosen", "told"), [("readable", False), ("on_gpu", True)])
+def test_checks_that_need_a_gpu_are_counted_where_they_were_asked_for(
+    chosen: str, told: bool
+) -> None:
+    """-k leaves the checks of everything else out of the summary."""
+    call = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [*call, str(here / "test_golden.py"), "-k", chosen],
+        cwd=here.parents[1], capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert ("not run on hardware" in done.stdout) == told, done.stdout
