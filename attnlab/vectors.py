@@ -366,7 +366,7 @@ def _loss(
 
     if case.cotangents:
         parts = [
-            (outputs[o] * torch.from_numpy(np.asarray(case.arrays["in"][a]))).sum()
+            (outputs[o] * torch.from_numpy(np.array(case.arrays["in"][a]))).sum()
             for o, a in case.cotangents.items()
         ]
         return torch.stack(parts).sum()
@@ -380,7 +380,11 @@ def _loss(
     functions = FUNCTIONS | {
         f: getattr(torch, f) for f in ("sum", "mean", "log", "exp", "sqrt", "abs")
     }
-    names = {k: torch.from_numpy(v) for k, v in case.arrays["in"].items() if v.dtype.kind in "fiub"}
+    names = {
+        k: torch.from_numpy(np.array(v))
+        for k, v in case.arrays["in"].items()
+        if v.dtype.kind in "fiub"
+    }
     names |= {**inputs, **outputs, **options}
     try:
         missing = names_in(formula) - set(names)
