@@ -62,7 +62,7 @@ def lesson(
     outputs = {"--html": html, "--notebook": notebook, "--json": json_}
     common.check_writable(outputs)
     if threads is not None:
-        _limit_threads(threads)
+        _limit_threads(common.threads_or_all(threads))
     os.environ["MPLBACKEND"] = "Agg"
 
     from rich.console import Console

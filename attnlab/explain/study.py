@@ -120,13 +120,18 @@ class Cache:
         self.path = cache_dir() / "explain" / f"{name}.jsonl"
 
     def __iter__(self) -> Iterator[Record]:
-        """The records so far; a last line that was cut off is left out."""
+        """The records so far, one for each text, also where two runs wrote at once; what was cut off
+        is left out."""
         if not self.path.is_file():
             return
-        with self.path.open(encoding="utf-8") as file:
+        seen: set[int] = set()
+        with self.path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 with suppress(json.JSONDecodeError):
-                    yield _with_nan(json.loads(line))
+                    record = json.loads(line)
+                    if isinstance(record, dict) and record["line"] not in seen:
+                        seen.add(record["line"])
+                        yield _with_nan(record)
 
     def begin(self, resume: bool) -> set[int]:
         """The lines that are done already: those of the last run where it is resumed."""
@@ -138,9 +143,8 @@ class Cache:
         fresh = self.path.with_suffix(".new")
         with fresh.open("w", encoding="utf-8") as file:  # rewritten without a cut last line
             for record in self:
-                if record["line"] not in done:
-                    done.add(record["line"])
-                    file.write(_line(record))
+                done.add(record["line"])
+                file.write(_line(record))
         fresh.replace(self.path)
         return done
 

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from attnlab.explain import study
 from test_explain import Page, attnlab, refused
 
 WORDS = [
@@ -190,6 +192,16 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     assert file.read_text().splitlines()[: len(kept)] == kept
     whole = document(*args, ATTNLAB_CACHE_DIR=str(tmp_path / "whole"))
     assert _without_time(json.loads(resumed.stdout)) == _without_time(whole)
+
+
+def test_a_text_counts_once_where_two_runs_wrote_at_once(tmp_path: Path) -> None:
+    cache = study.Cache.__new__(study.Cache)
+    cache.path = tmp_path / "both.jsonl"
+    cache.path.write_text('{"line": 1, "a": 2.0}\n{"line": 2, "a": null}\n{"line": 1, "a"{"li\n7\n')
+    cache.add([{"line": 2, "a": 5.0}, {"line": 1, "a": 2.0}, {"line": 3, "a": 1.0}])
+    assert [record["line"] for record in cache] == [1, 2, 3]
+    assert cache.begin(resume=True) == {1, 2, 3}
+    assert len(cache.path.read_text().splitlines()) == 3
 
 
 def test_seeds_average_random_methods(data: Path, place: dict[str, str]) -> None:

@@ -68,6 +68,7 @@ def test_a_failing_cell_exits_1(tmp_path):
         (["own.py", "--text", "binary.txt"], "--text: binary.txt is not UTF-8 text"),
         (["own.py", "--html", "none/a.html"], "--html: no folder none"),
         (["own.py", "--seed", "-1"], "--seed"),
+        (["own.py", "--threads", "4096"], "--threads: 4096 threads, but this process may use"),
     ],
 )
 def test_bad_calls_exit_2_and_name_the_option(own, tmp_path, arguments, message):
