@@ -153,7 +153,15 @@ def _declares(specs: Iterable[Array | Group], name: str) -> bool:
 
 def read(path: str | Path, exhibit: str | None = None) -> list[Case]:
     """The cases of NAME.npz and NAME.json. Raises VectorError with the file and the reason."""
-    path = Path(path)
+    cases, bad = _cases(Path(path), exhibit)
+    if bad:
+        raise bad[0]
+    return cases
+
+
+def _cases(path: Path, exhibit: str | None) -> tuple[list[Case], list[VectorError]]:
+    """The cases of a pair, and what is wrong with others of it. Raises VectorError where it is the
+    whole pair."""
     if path.suffix != ".npz":
         raise VectorError(f"{path}: expected a .npz file")
     if not path.exists():
@@ -177,14 +185,18 @@ def read(path: str | Path, exhibit: str | None = None) -> list[Case]:
     except InputError as error:
         how = "" if named else f'; the file\'s name is taken, unless {beside.name} has "exhibit"'
         raise VectorError(f"{path}: {error}{how}") from None
-    cases = []
+    cases, bad = [], []
     for name, spec in described["cases"].items():
         if name not in arrays:
-            raise VectorError(f"{path}: case {name!r} of {beside.name} has no arrays")
-        cases.append(_case(path, owner, name, spec, arrays[name]))
+            bad.append(VectorError(f"{path}: case {name!r} of {beside.name} has no arrays"))
+            continue
+        try:
+            cases.append(_case(path, owner, name, spec, arrays[name]))
+        except VectorError as error:
+            bad.append(error)
     for name in arrays.keys() - described["cases"].keys():
-        raise VectorError(f"{path}: case {name!r} is not described in {beside.name}")
-    return cases
+        bad.append(VectorError(f"{path}: case {name!r} is not described in {beside.name}"))
+    return cases, bad
 
 
 def _arrays(path: Path) -> dict[str, dict[str, dict[str, np.ndarray]]]:
@@ -481,13 +493,14 @@ def _first(wrong: np.ndarray, made: np.ndarray, stored: np.ndarray) -> str:
 def run(path: str | Path, exhibit: str | None = None, backend: str | None = None) -> Iterator[Held]:
     """Every case of a file on every path (or one). A path that cannot run here yields nothing
     unless it was asked for by name, when BackendUnavailable goes to the caller. Cases whose operation
-    lacks that path are passed over; InputError where no case has it. A case that a path refuses
-    keeps none of the others from running: InputError names them all in the end. One that breaks a
-    path has not held, and says how it broke."""
-    cases = read(path, exhibit)
+    lacks that path are passed over; InputError where no case has it. A case that is badly
+    described, or that a path refuses, keeps none of the others from running: InputError names them
+    all in the end. One that breaks a path has not held, and says how it broke."""
+    cases, bad = _cases(Path(path), exhibit)
     if backend and any(backend in backends_for(case) for case in cases):
         cases = [case for case in cases if backend in backends_for(case)]
-    refused: dict[str, None] = {}  # in order, each once: paths refuse alike
+    # in order, each once: paths refuse alike
+    refused = dict.fromkeys(str(error).removeprefix(f"{path}: ") for error in bad)
     for case in cases:
         for name in [backend] if backend else backends_for(case):
             try:
@@ -515,7 +528,8 @@ def not_run(paths: Iterable[str | Path], exhibit: str | None = None) -> str:
     cases = 0
     for path in paths:
         try:
-            cases += sum("cuda" in backends_for(case) for case in read(path, exhibit))
+            found, _ = _cases(Path(path), exhibit)
+            cases += sum("cuda" in backends_for(case) for case in found)
         except VectorError:
             continue
     return f"not run on hardware: {cases} cases of the cuda paths ({why})" if cases else ""

@@ -107,17 +107,22 @@ def test_a_loss_may_be_of_an_output_that_is_not_stored(
 def test_a_case_that_is_refused_or_breaks_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrays = {f"{name}/{k}": v for name in ("bad", "good") for k, v in answer().items()}
+    names = ("worst", "bad", "good")
+    arrays = {f"{name}/{k}": v for name in names for k, v in answer().items()}
     arrays["bad/in/k"] = np.ones((1, 2, 3, 5))
+    arrays["worst/in/w"] = np.ones(3)
     np.savez(tmp_path / "attention.npz", **arrays)
-    cases = {name: {"operation": "attend"} for name in ("bad", "good")}
+    cases = {name: {"operation": "attend"} for name in names}
     (tmp_path / "attention.json").write_text(json.dumps({"cases": cases}))
     rows = run(tmp_path / "attention.npz", backend="numpy")
     good = next(rows)
     assert good.case == "good"
     assert good.ok
-    with pytest.raises(InputError, match="case 'bad': k: dimension dim is 5"):
+    with pytest.raises(InputError) as caught:
         next(rows)
+    worst, bad = str(caught.value).split("; ")
+    assert worst.startswith("case 'worst': 'w' is no array of this operation")
+    assert bad.startswith("case 'bad': k: dimension dim is 5")
 
     def broken(case: Case, backend: str) -> list[Held]:
         if case.name == "bad":
@@ -125,9 +130,10 @@ def test_a_case_that_is_refused_or_breaks_leaves_the_others(
         return hold(case, backend)
 
     monkeypatch.setattr("attnlab.vectors.hold", broken)
-    bad, good = run(tmp_path / "attention.npz", backend="numpy")
-    assert (bad.ok, bad.detail) == (False, "RuntimeError: no such kernel")
-    assert good.ok
+    rows = run(tmp_path / "attention.npz", backend="numpy")
+    row = next(rows)
+    assert (row.case, row.ok, row.detail) == ("bad", False, "RuntimeError: no such kernel")
+    assert next(rows).ok
 
 
 @pytest.mark.parametrize(
