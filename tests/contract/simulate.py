@@ -3,8 +3,8 @@
     NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME [--long]
 
 prints one JSON object: what ran -> "ok" or what differs. The sizes are the operation's example at
-n = 3 and, across the border of two tiles, 9 (or the least that its `vary` allows), and every golden
-case; with --long, those alone that take minutes.
+n = 3 and, across the border of two tiles, 9 (or the least that its `vary` allows), the calls of
+cuda_edges.py, and every golden case; with --long, those alone that take minutes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import properties
 import simulator
+from cuda_edges import EDGES
 
 from attnlab.contract import Operation
 from attnlab.registry import find
@@ -34,6 +36,18 @@ def example(op: Operation, n: int) -> None:
         properties.reference(op, "cuda", kwargs),
     )
     properties.close(made, expected, 1e-7, 1e-7)
+
+
+def edge(op: Operation, label: str) -> None:
+    kwargs = properties.arguments(op, n=5)
+    kwargs |= EDGES[f"{op.exhibit.name}.{op.name}"](kwargs, np.random.default_rng(0))[label]
+    kinds = {a.dtype.name for a in kwargs.values() if isinstance(a, np.ndarray)}
+    rtol, atol = op.tolerance if "float32" in kinds else (1e-7, 1e-7)
+    made, expected = (
+        properties.outputs(op, "cuda", kwargs),
+        properties.reference(op, "cuda", kwargs),
+    )
+    properties.close(made, expected, rtol, atol)
 
 
 def main(name: str, long: bool) -> None:
@@ -59,6 +73,9 @@ def main(name: str, long: bool) -> None:
         for op in operations.values():
             for n in SIZES:
                 run(f"{op.name}: n = {n}", lambda op=op, n=n: example(op, n))
+            if draw := EDGES.get(f"{name}.{op.name}"):
+                for label in draw(properties.arguments(op, n=5), np.random.default_rng(0)):
+                    run(f"{op.name}: {label}", lambda op=op, label=label: edge(op, label))
     print(json.dumps(results))
 
 

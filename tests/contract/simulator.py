@@ -4,6 +4,7 @@ Numba's own lets all of a block's threads run at once and polls them: they fight
 interpreter, and which of them gets it is chance. Here a thread runs until it comes to a barrier or
 its end, then another has its turn, in an order drawn anew after each barrier. That is several times
 faster, the same every time, and kernels that miss a barrier get other results than the reference.
+Arrays and launches are refused where Numba and a device would refuse them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import device_array
 import numpy as np
+from numba import cuda
 from numba.cuda.simulator import kernel
+from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+from attnlab.kernels.cuda import device
 
 
 class Turn(kernel.BlockThread):  # type: ignore[misc]
@@ -65,6 +71,25 @@ class Turns(kernel.BlockManager):  # type: ignore[misc]
             raise
 
 
+def launch(fn: kernel.FakeCUDAKernel, *args: Any) -> Any:
+    """Calls a kernel, which sees the memory of device arrays, or a device function."""
+    if not fn._device:
+        (x, *others), block = fn.grid_dim, fn.block_dim
+        assert x > 0, "a grid without blocks cannot be launched"
+        assert all(0 < side < 2**16 for side in others), f"a grid of {fn.grid_dim} is too large"
+        assert np.prod(block) <= 1024, f"a block of {block} is too large"
+        args = tuple(
+            FakeCUDAArray(a.host) if isinstance(a, device_array.DeviceArray) else a for a in args
+        )
+    return CALL(fn, *args)
+
+
+CALL = kernel.FakeCUDAKernel.__call__
+
+
 def install() -> None:
-    """From here on the simulator's blocks take turns."""
+    """From here on the simulator's blocks take turns, and its arrays are as strict as a device's."""
     kernel.BlockManager = Turns
+    kernel.FakeCUDAKernel.__call__ = launch
+    cuda.device_array, cuda.to_device = device_array.device_array, device_array.to_device
+    device.POISON = False  # they are, by device_array
