@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from test_explain import Page, attnlab, refused
 
 from attnlab.explain import study
-from test_explain import Page, attnlab, refused
 
 WORDS = [
     "a",
