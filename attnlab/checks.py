@@ -390,8 +390,24 @@ def _to_device(value: Any) -> Any:
     from numba import cuda
 
     if _on_device(value):
-        return cuda.as_cuda_array(value.detach().contiguous()) if is_tensor(value) else value
+        if is_tensor(value):
+            return cuda.as_cuda_array(value.detach().contiguous())
+        if _gapless(value):
+            return value
+        value = (
+            value.copy_to_host()
+        )  # kernels reshape, which Numba does to arrays without gaps only
     return cuda.to_device(np.ascontiguousarray(value).reshape(value.shape))
+
+
+def _gapless(array: Any) -> bool:
+    """Whether the elements lie in memory as in a new array."""
+    step = array.dtype.itemsize
+    for size, stride in zip(reversed(array.shape), reversed(array.strides), strict=True):
+        if size != 1 and stride != step:
+            return array.size == 0
+        step *= size
+    return True
 
 
 def restore(value: Any, backend: str, host: bool) -> Any:

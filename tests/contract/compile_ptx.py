@@ -11,6 +11,7 @@ JSON object: operation -> number of kernels compiled, or what failed.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from types import SimpleNamespace
@@ -22,6 +23,12 @@ from numba import cuda, typeof
 from numba.cuda import dispatcher
 
 CAPABILITY = (8, 0)
+SINGLE = (
+    "attnlab.kernels.cuda.flash", "attnlab.kernels.cuda.matmul", "attnlab.kernels.cuda.scan",
+    "attnlab.kernels.cuda.sortlsh", "attnlab.layers.cuda", "attnlab.mechanisms.dense.moh.cuda._attention",
+    "attnlab.mechanisms.dense.music_transformer", "attnlab.mechanisms.dense.pointer_network.cuda._score",
+    "attnlab.mechanisms.mixer.extractors.cuda._sum_lags",
+)  # fmt: skip
 
 
 class DeviceArray(np.ndarray):
@@ -38,6 +45,18 @@ def device(array: Any, *_: Any, **__: Any) -> DeviceArray:
     return np.array(array).view(DeviceArray)
 
 
+def inspect(name: str, ptx: str, doubles: bool) -> None:
+    """Raises AssertionError where a block would need more shared memory than it is given unasked,
+    or, in the kernels that everything is built of, float32 is computed in float64: most GPUs do
+    that at a thirtieth of the speed.
+    """
+    shared = sum(map(int, re.findall(r"\.shared[^;\n]*\[(\d+)\]", ptx)))
+    assert shared <= 48 * 1024, f"{name}: {shared} bytes of shared memory"
+    if not doubles and name.startswith(SINGLE):
+        found = re.findall(r"\b(?:add|sub|mul|fma|div|cvt|sqrt|rcp)\.[\w.]*f64.*", ptx)
+        assert not found, f"{name}: float64 in a float32 kernel: {found[0]}"
+
+
 def install(compiled: list[str]) -> None:
     """Replace launches, allocation and the device itself."""
     from attnlab import hardware
@@ -52,8 +71,12 @@ def install(compiled: list[str]) -> None:
     def launch(self: Any, *args: Any) -> None:
         plain = [np.asarray(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
         signature = tuple(typeof(a) for a in plain)
-        cuda.compile_ptx(self.dispatcher.py_func, signature, cc=CAPABILITY)
-        compiled.append(self.dispatcher.py_func.__qualname__)
+        fn = self.dispatcher.py_func
+        ptx, _ = cuda.compile_ptx(fn, signature, cc=CAPABILITY)
+        inspect(
+            f"{fn.__module__}.{fn.__qualname__}", ptx, any("float64" in str(t) for t in signature)
+        )
+        compiled.append(fn.__qualname__)
 
     dispatcher._LaunchConfiguration.__init__ = lambda self, disp, *_: setattr(
         self, "dispatcher", disp

@@ -45,6 +45,12 @@ def most(a, b):
 
 
 @cuda.jit(device=True)
+def highest(a, b):
+    """The larger of two numbers, NaN if one of them is."""
+    return a if a >= b or a != a else b
+
+
+@cuda.jit(device=True)
 def block_place(across, down):
     """(x, y, z) of this block, counted in blockIdx.x alone: y and z of a grid end at 65535."""
     flat = cuda.blockIdx.x
@@ -101,7 +107,7 @@ def softmax_step(scores, top, total, shrink):
         old = top[y]
         new = old
         for c in range(TILE):
-            new = most(new, scores[y, c])
+            new = highest(new, scores[y, c])
         fresh = ZERO
         if new == NEGATIVE:
             shrink[y] = 1
