@@ -122,8 +122,8 @@ def judged(task: Task, question: Question, reply: Any) -> Verdict:
         got = task.named(reply.value, question)
     except Unnamed as fault:
         return Verdict("wrong", str(fault), None, task, question, None, reply)
-    if task.track == "torch" and "array" in reply.kinds.values() and not _texts(question.expected):
-        why = "it returned a NumPy array; on this track tensors are asked for"
+    if task.track == "torch" and (came := _no_tensor(reply.kinds, question.expected)):
+        why = f"it returned {came}; on this track tensors are asked for"
         return Verdict("wrong", why, None, task, question, None, reply)
     expected, found, rules = _settled(task, question, got)
     difference = compare(expected, found, question.rtol, question.atol, rules)
@@ -159,6 +159,16 @@ def _settled(
 
 def _shape(value: Any) -> tuple[int, ...]:
     return np.shape(value) if isinstance(value, np.ndarray) else (-1,)
+
+
+def _no_tensor(kinds: Mapping[str, str], expected: Mapping[str, Any]) -> str:
+    """What came instead of tensors; "" where they came, or where text is asked for."""
+    if _texts(expected):
+        return ""
+    if "array" in kinds.values():
+        return "a NumPy array"
+    shaped = any(np.ndim(value) for value in expected.values())
+    return "plain numbers" if shaped and "tensor" not in kinds.values() else ""
 
 
 def _texts(values: Mapping[str, Any]) -> bool:

@@ -48,8 +48,12 @@ class Gradient:
         difference = compare(want, got, RTOL, ATOL)
         if difference is None:
             return verdict
-        flat = not any(np.any(v) for v in got.values())
-        fault = "no gradient reaches the inputs: is the result detached?" if flat else ""
+        dead = [k for k in names if np.any(expected[k]) and not np.any(made[k])]
+        fault = ""
+        if not any(np.any(v) for v in got.values()):
+            fault = "no gradient reaches the inputs: is the result detached?"
+        elif dead:
+            fault = f"no gradient reaches {', '.join(dead)}: detached somewhere on the way?"
         return Verdict("wrong", fault, difference)
 
     def _everything(self, value: Any) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from attnlab.contract import Exhibit, InputError
+from attnlab.contract import Exhibit, InputError, suggest
 from attnlab.course.candidate import Candidate, Verdict
 from attnlab.course.config import Course
 from attnlab.course.diagnose import diagnose
@@ -128,7 +128,8 @@ class Examiner:
         if session.status != "passed":
             return Verdict("malformed", _unreadable(session))
         if entry.item.function not in session.defined:
-            return Verdict("missing", f"the file defines no function {entry.item.function}")
+            near = suggest(entry.item.function, sorted(session.defined))
+            return Verdict("missing", f"the file defines no function {entry.item.function}{near}")
         if candidate.exhausted:
             budget = self.course.limits.budget
             return Verdict("not run", f"the exercise's {budget:g} s were spent before this item")

@@ -11,6 +11,7 @@ import pytest
 from stand_in import Reply, StandIn, examiner, graded, solved, wrapped
 
 from attnlab.course import judge, sandbox
+from attnlab.course.answer import answer
 from attnlab.course.candidate import IMPATIENT, Candidate
 from attnlab.course.config import Course, Limits
 from attnlab.course.judge import grade_submission
@@ -98,6 +99,9 @@ def test_a_function_that_is_not_there() -> None:
     grade = run.grade("s")
     assert {o.status for o in grade.outcomes if o.item.kind == "part"} == {"missing"}
     assert "defines no function softmax" in grade.outcomes[0].message
+    session.defined = frozenset({"Attend", "soft_max"})
+    near = [o.message for o in run.grade("s").outcomes]
+    assert any(m.endswith("no function attend; did you mean Attend?") for m in near)
     assert grade.score == pytest.approx(100 - 100 * 15 / 80)
 
 
@@ -251,6 +255,26 @@ def test_an_endless_loop_costs_its_own_items(level: str) -> None:
     assert tuple(seen) == grade.outcomes
     assert (grade.status, grade.isolation, grade.seed) == ("graded", level, 3)
     assert Grade.from_dict(json.loads(json.dumps(grade.to_dict()))) == grade
+
+
+TORN = """
+from right import attend as answer
+
+def attend(q, k, v, **rest):
+    made = answer(q, k, v.detach(), **rest).out
+    return made.tolist() if q.shape[2] == 2 else made
+"""
+
+
+def test_on_torch_lists_and_a_gradient_that_was_lost_are_told(level: str) -> None:
+    files = answer(find("attention"), "torch")
+    files |= {"right.py": files["attention.py"], "attention.py": TORN.encode()}
+    (grade,) = grade_submission("s", files, ["attention"], COURSE, 3, level, "torch")
+    told = {o.item.id: o.message for o in grade.outcomes if not o.passed}
+    assert (
+        told["attend/fresh-2"] == "it returned plain numbers; on this track tensors are asked for"
+    )
+    assert told["attend/gradient-1"].startswith("no gradient reaches v: detached somewhere on the")
 
 
 def test_malformed_is_told_apart_from_missing_and_from_wrong(level: str) -> None:
