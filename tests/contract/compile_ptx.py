@@ -1,6 +1,6 @@
 """Run in a subprocess: compile every CUDA kernel of an exhibit to PTX, with no GPU present.
 
-    CUDA_HOME=… python compile_ptx.py NAME float32 [float64]
+    CUDA_HOME=… python compile_ptx.py NAME float32|float64 [SIZE=NUMBER …]
 
 Numba's compiler needs only libNVVM, so types, shared-memory sizes and intrinsics are checked as
 for real hardware (the simulator checks none of them). Launches are replaced by compilation and
@@ -84,7 +84,8 @@ def install(compiled: list[str]) -> None:
     dispatcher._LaunchConfiguration.__call__ = launch  # type: ignore[method-assign]
 
 
-def main(name: str, dtypes: list[str]) -> None:
+def main(name: str, dtype: str, *given: str) -> None:
+    """Sizes that an operation does not have leave it as it is."""
     from attnlab.registry import find
 
     compiled: list[str] = []
@@ -93,9 +94,9 @@ def main(name: str, dtypes: list[str]) -> None:
     for op in (o for o in find(name).operations if "cuda" in o.paths):
         before = len(compiled)
         try:
-            for dtype in dtypes:
-                kwargs = properties.arguments(op, n=17, dtype=dtype)
-                op.exhibit.run(op.name, backend="cuda", want="all", **kwargs)
+            sizes = {k: int(v) for k, v in (pair.split("=") for pair in given) if k in op.sizes}
+            kwargs = properties.arguments(op, n=17, dtype=dtype, **sizes)
+            op.exhibit.run(op.name, backend="cuda", want="all", **kwargs)
             results[op.name] = len(compiled) - before
         except Exception:
             results[op.name] = traceback.format_exc()
@@ -103,4 +104,4 @@ def main(name: str, dtypes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

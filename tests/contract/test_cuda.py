@@ -80,12 +80,27 @@ def nvvm_home() -> str | None:
 @pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
 def test_compiles_to_ptx(name: str, dtype: str) -> None:
     """Types and shared memory as for real hardware: every kernel goes through NVIDIA's compiler."""
+    compile_kernels(name, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["attention", "music_transformer", "hyper_attention", "moh", "lightning"]
+)
+def test_wide_heads_compile_to_ptx(name: str, dtype: str) -> None:
+    """Heads wider than shared memory, and of a float64 state that does not fit there."""
+    dim = {"lightning": 128}.get(name, 400)
+    compile_kernels(name, dtype, f"dim={dim}", f"head_dim={dim}")
+
+
+def compile_kernels(name: str, dtype: str, *sizes: str) -> None:
     home = nvvm_home()
     if home is None:
         pytest.skip("no libNVVM (a CUDA toolkit) to compile kernels with")
     env = os.environ | {"CUDA_HOME": home, "PYTHONPATH": SEARCH}
     done = subprocess.run(
-        [sys.executable, str(HERE / "compile_ptx.py"), name, dtype],
+        [sys.executable, str(HERE / "compile_ptx.py"), name, dtype, *sizes],
         env=env,
         capture_output=True,
         text=True,
