@@ -15,7 +15,7 @@ from . import EXHIBIT, bar
 
 ROWS, COLUMNS = 64, 256
 # Below this share off the sinks, (out - on sinks) / rest would lose digits.
-SMALL_REST = {"f": 0.03, "d": 1e-3}
+SMALL_REST = {"f": 0.8, "d": 1e-3}
 
 
 @EXHIBIT.path
