@@ -103,6 +103,7 @@ def test_files_are_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert "<svg" in text
+    assert "figure > svg { min-width" in text  # legible on a phone: it scrolls
     assert not re.search(r'(src|href)="https?:', text)  # self-contained
     assert "Heads of ioi" in text
     assert picture.read_text().lstrip().startswith("<?xml")
