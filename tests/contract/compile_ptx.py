@@ -27,7 +27,7 @@ SINGLE = (
     "attnlab.kernels.cuda.flash", "attnlab.kernels.cuda.matmul", "attnlab.kernels.cuda.scan",
     "attnlab.kernels.cuda.sortlsh", "attnlab.layers.cuda", "attnlab.mechanisms.dense.moh.cuda._attention",
     "attnlab.mechanisms.dense.music_transformer", "attnlab.mechanisms.dense.pointer_network.cuda._score",
-    "attnlab.mechanisms.mixer.extractors.cuda._sum_lags",
+    "attnlab.mechanisms.mixer.extractors",
 )  # fmt: skip
 
 

@@ -245,3 +245,49 @@ def _attend(k: dict[str, Any], rng: np.random.Generator) -> Changes:
     return {
         "a sentence without words": {"mask": k["mask"] & (np.arange(len(k["mask"])) > 0)[:, None]}
     }
+
+
+@edges("lightning.attend")
+def _lightning(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    return {
+        "no rows": {name: k[name][:, :, :0] for name in "qkv"},
+        "nothing in the batch": {name: k[name][:0] for name in "qkv"},
+    }
+
+
+@edges("lightning.gla")
+def _lightning_layer(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    return {
+        "no rows": {"x": k["x"][:, :0]},
+        "a token after no rows": {"x": k["x"][:, :0], "x_next": k["x"][:, :1]},
+    }
+
+
+@edges("extractors.extract")
+def _extractors(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    return {"nothing in the batch": {"x": k["x"][:0]}}
+
+
+@edges("pointer_network.attend")
+def _pointer_network(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    return {"large scores": {"v": k["v"] * 900}}
+
+
+@edges("attention.attend")
+def _attention(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    seen = np.tri(5, 7, dtype=bool)[None, None]
+    keys, values = rng.standard_normal((2, 2, 1, 7, 4))
+    return {
+        "more keys than queries": {"k": keys, "v": values, "causal": True},
+        "rows that see nothing": {
+            "k": keys,
+            "v": values,
+            "mask": seen & (np.arange(5) > 1)[:, None],
+        },
+        "large scores": {"q": k["q"] * 900},
+    }
+
+
+@edges("based.sliding_window_attention")
+def _based(k: dict[str, Any], rng: np.random.Generator) -> Changes:
+    return {"each row alone": {"left": 0}, "a window beyond the sequence": {"left": 10**6}}

@@ -196,9 +196,9 @@ def _add_before() -> Any:
 
 
 @cuda.jit(device=True)
-def root(value, t, sqrt_scale):
-    """value / sqrt(t + 1), or value."""
-    return value / math.sqrt(float(t + 1)) if sqrt_scale else value
+def root(value, count, sqrt_scale):
+    """value / sqrt(count), or value; count a float of the arrays' kind."""
+    return value / math.sqrt(count) if sqrt_scale else value
 
 
 @cache
@@ -210,7 +210,7 @@ def _adjust() -> Any:
         item = cuda.grid(1)
         if item < batch * n * dim:
             c, t, b = item % dim, item // dim % n, item // dim // n
-            y[b, t, c] = root(e[b, t, c] * a[b, t, c], t, sqrt_scale)
+            y[b, t, c] = root(e[b, t, c] * a[b, t, c], e.dtype.type(t + 1), sqrt_scale)
 
     return kernel
 
@@ -224,6 +224,7 @@ def _adjust_by_vector() -> Any:
         item = cuda.grid(1)
         if item < batch * n * dim:
             c, t, b = item % dim, item // dim % n, item // dim // n
-            y[b, t, c] = root(e[b, t, c] * x[b, t, c] * w_adj[c], t, sqrt_scale)
+            value = e[b, t, c] * x[b, t, c] * w_adj[c]
+            y[b, t, c] = root(value, e.dtype.type(t + 1), sqrt_scale)
 
     return kernel
