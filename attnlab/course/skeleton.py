@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from attnlab.contract import REQUIRED, Array, Exhibit, Operation
 from attnlab.course.config import Assignment
+from attnlab.course.model import Track
 from attnlab.course.source import read
 from attnlab.course.standalone import description, standalone, wrapped
 
@@ -29,20 +30,23 @@ def functions(source: str) -> dict[str, ast.FunctionDef]:
     return {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
 
 
-def asked(exhibit: Exhibit) -> list[str]:
-    """The functions that the exercise grades: its parts, then the headline."""
+def asked(exhibit: Exhibit, track: Track = "numpy") -> list[str]:
+    """The functions that the exercise grades on a track: its parts, then the headline. Helpers of
+    the reference are asked for in NumPy alone (`tasks.tasks`)."""
     parts = [part.name for part in exhibit.exercise.parts] if exhibit.exercise else []
+    there = {op.name for op in exhibit.operations if track in op.paths}
+    parts = [name for name in parts if track == "numpy" or name in there]
     return [*(name for name in parts if name != exhibit.headline.name), exhibit.headline.name]
 
 
-def skeleton(exhibit: Exhibit, assignment: Assignment | None = None) -> str:
+def skeleton(exhibit: Exhibit, assignment: Assignment | None = None, track: Track = "numpy") -> str:
     """The file that a student fills in, as one self-contained NumPy file.
 
     Every function of reference.py that is asked, and every one that those use, raises
     NotImplementedError with its name. An assignment's changes (`vary`, `order`) stand in the
     headline's signature and docstring and are told at the top.
     """
-    wanted = asked(exhibit)
+    wanted, graded = asked(exhibit), asked(exhibit, track)
     mine = list(functions(reference_source(exhibit)))
     given = assignment or Assignment(exhibit.name)
     return standalone(
@@ -51,17 +55,17 @@ def skeleton(exhibit: Exhibit, assignment: Assignment | None = None) -> str:
         empty=mine,
         defaults=given.vary,
         order=given.order,
-        remarks={name: OPTIONAL for name in mine if name not in wanted},
-        intro=_intro(exhibit, given),
+        remarks={name: OPTIONAL for name in mine if name not in graded},
+        intro=_intro(exhibit, given, graded),
     )
 
 
-def _intro(exhibit: Exhibit, assignment: Assignment) -> str:
+def _intro(exhibit: Exhibit, assignment: Assignment, graded: list[str]) -> str:
     op, exercise = exhibit.headline, exhibit.exercise
     lines = [description(exhibit), ""]
     about = f", {op.about}" if op.about else ""
     lines += wrapped(f"Asked: {op.name}{about}. It returns {_returns(op)}.")
-    parts = [p for p in exercise.parts if p.name != op.name] if exercise else []
+    parts = [p for p in exercise.parts if p.name in graded[:-1]] if exercise else []
     if parts:
         lines += ["On the way there, each graded by itself:"]
         width = max(len(p.name) for p in parts)
@@ -70,7 +74,7 @@ def _intro(exhibit: Exhibit, assignment: Assignment) -> str:
             row = f"    {part.name:{width}}   {about}".rstrip()
             lines += wrapped(row, " " * (width + 7))
     source = functions(reference_source(exhibit))
-    told = {n: ast.get_docstring(source[n]) or "" for n in asked(exhibit) if n in source}
+    told = {n: ast.get_docstring(source[n]) or "" for n in graded if n in source}
     operations = [o for o in exhibit.operations if o.name in told]
     if further := _equations(exhibit, told, operations):
         lines += ["", "For these, too:", *(f"    {line}" for line in further)]

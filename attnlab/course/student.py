@@ -32,7 +32,7 @@ def start(
     from attnlab.course.skeleton import skeleton
 
     path = folder / f"{exhibit.name}.py"
-    text = HEADERS.get(track, "") + skeleton(exhibit, course.assignment(exhibit.name))
+    text = HEADERS.get(track, "") + skeleton(exhibit, course.assignment(exhibit.name), track)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:  # "x" never overwrites

@@ -16,9 +16,11 @@ from attnlab import registry
 from attnlab.contract import InputError, Mistake, Part
 from attnlab.course.answer import load
 from attnlab.course.config import Assignment
-from attnlab.course.skeleton import asked, functions, reference_source, skeleton
+from attnlab.course.model import Track
+from attnlab.course.skeleton import OPTIONAL, asked, functions, reference_source, skeleton
 from attnlab.course.source import Source, uses
 from attnlab.course.standalone import edited, standalone
+from attnlab.course.tasks import tasks
 
 NAMES = registry.names()
 
@@ -56,6 +58,23 @@ def test_a_skeleton_tells_all_that_is_graded(name: str) -> None:
         for number in re.findall(r"\((\d+)\)", ast.get_docstring(made[own]) or ""):
             assert re.search(rf"^ *\({number}\)|\({number}[,)][^()]*$", intro, re.M), (own, number)
     assert "type: ignore" not in text
+
+
+@pytest.mark.parametrize("track", ["numpy", "numba", "torch"])
+def test_a_skeleton_names_the_parts_that_its_track_grades(track: Track) -> None:
+    for exhibit in registry.exhibits():
+        if track not in exhibit.headline.paths:
+            continue
+        headline, parts = tasks(exhibit, track, Assignment(exhibit.name))
+        graded = [*(p.name for p in parts), headline.name]
+        assert asked(exhibit, track) == graded
+        text = skeleton(exhibit, track=track)
+        intro = ast.get_docstring(ast.parse(text)) or ""
+        assert ("each graded by itself" in intro) == bool(parts)
+        for own in asked(exhibit):
+            written = text.index(f"\ndef {own}(")
+            optional = text[:written].endswith(f"# {OPTIONAL}")
+            assert optional == (own not in graded), (exhibit.name, own)
 
 
 def test_a_skeleton_explains_what_a_docstring_leaves_out() -> None:
