@@ -288,10 +288,13 @@ def _case(
 def _known(where: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raises VectorError for a key that would be ignored and looks like one that would not: a misspelt
     tolerance must not pass as none. Other keys are the file's own notes."""
+    meant = {name: name for name in names}
+    if "rtol" in meant:
+        meant["tolerance"] = "rtol and atol"
     for key in table:
-        near = difflib.get_close_matches(str(key), list(names), n=1, cutoff=0.8)
+        near = difflib.get_close_matches(str(key), list(meant), n=1, cutoff=0.8)
         if key not in names and near:
-            raise VectorError(f"{where}: unknown key {key!r}; did you mean {near[0]}?")
+            raise VectorError(f"{where}: unknown key {key!r}; did you mean {meant[near[0]]}?")
 
 
 def hold(case: Case, backend: str) -> list[Held]:

@@ -117,6 +117,8 @@ def test_case_on_gpu(case: Case) -> None:
     [
         ((), "exhibt", "unknown key 'exhibt'; did you mean exhibit"),
         (("cases", "one"), "rtoll", "case 'one': unknown key 'rtoll'; did you mean rtol"),
+        (("cases", "one"), "tolerence", "unknown key 'tolerence'; did you mean rtol and atol?"),
+        (("cases", "one"), "tolerance", "unknown key 'tolerance'; did you mean rtol and atol?"),
         (("cases", "one", "loss"), "cotangents", "loss: unknown key 'cotangents'; did you mean"),
         (("cases", "one", "compare"), "outt", "case 'one': 'outt' is no array of this operation"),
         (("cases", "one", "grad_of"), "q", "case 'one': '1' is no array of this operation"),
