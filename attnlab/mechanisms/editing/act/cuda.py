@@ -17,6 +17,7 @@ from numba import cuda
 from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS, TILE
 from attnlab.kernels.cuda.flash import flash, weights
+from attnlab.kernels.cuda.tiles import ONE, ZERO
 
 from . import EXHIBIT, bar
 
@@ -133,7 +134,7 @@ def _move_kernel() -> Any:
         # rho = 0, a row entirely on sinks: it stays as it is
         if math.exp(rest_lse[0, head, i] - lse[0, head, i]) == 0:
             return
-        mass = scale * 0
+        mass = ZERO
         for t in range(i + 1):
             if not sinks[head, t]:
                 continue
@@ -144,12 +145,12 @@ def _move_kernel() -> Any:
             if a == 0:
                 continue
             for c in range(v.shape[3]):
-                held = out[0, head, i, c] if mass > 0 else a * 0
+                held = out[0, head, i, c] if mass > 0 else ZERO
                 out[0, head, i, c] = held + beta * a * v[0, head, t, c]
             mass += a
         if mass > 0:
             for c in range(v.shape[3]):
-                out[0, head, i, c] += (1 - beta * mass) * rest[0, head, i, c]
+                out[0, head, i, c] += (ONE - beta * mass) * rest[0, head, i, c]
 
     return kernel
 
@@ -163,7 +164,7 @@ def _map_kernel() -> Any:
         n = probs.shape[2]
         if i >= n:
             return
-        mass, rho = beta * 0, beta * 0
+        mass, rho = ZERO, ZERO
         for t in range(i + 1):
             if sinks[head, t]:
                 mass += probs[0, head, i, t]
@@ -172,7 +173,7 @@ def _map_kernel() -> Any:
         for t in range(n):
             a = probs[0, head, i, t]
             if rho > 0:  # mass / rho may overflow
-                a = beta * a if sinks[head, t] else a + (1 - beta) * mass * (a / rho)
+                a = beta * a if sinks[head, t] else a + (ONE - beta) * mass * (a / rho)
             edited[0, head, i, t] = a
 
     return kernel

@@ -12,6 +12,7 @@ from numba import cuda
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import SHARED_BYTES, THREADS
 from attnlab.kernels.cuda.reduce import block_sum
+from attnlab.kernels.cuda.tiles import ZERO
 
 # of each of the two bitsets of a block, beside 16 bytes a thread
 WORDS = 64 if device.simulated() else (SHARED_BYTES - 16 * THREADS) // 8
@@ -69,16 +70,17 @@ def unit() -> Any:
         vectors = w.shape[1] if by_columns else w.shape[0]
         length = w.shape[0] if by_columns else w.shape[1]
         for i in range(cuda.grid(1), vectors, cuda.gridsize(1)):
-            total = w[0, 0] * 0
+            total = ZERO
             for j in range(length):
                 value = w[j, i] if by_columns else w[i, j]
                 total += value * value
             if total > 0:
+                root = math.sqrt(total)
                 for j in range(length):
                     if by_columns:
-                        w[j, i] /= math.sqrt(total)
+                        w[j, i] /= root
                     else:
-                        w[i, j] /= math.sqrt(total)
+                        w[i, j] /= root
 
     return kernel
 
@@ -93,7 +95,7 @@ def encode() -> Any:
             total = b_e[f]
             for c in range(x.shape[1]):
                 total += (x[r, c] - t[c]) * W_et[c, f]
-            a[r, f] = total if total > 0 else 0
+            a[r, f] = total if total > 0 else ZERO
 
     return kernel
 
@@ -140,7 +142,7 @@ def backward() -> Any:
         """d loss / d a, 0 where the feature is off."""
         for i in range(cuda.grid(1), a.size, cuda.gridsize(1)):
             r, f = i // a.shape[1], i % a.shape[1]
-            total = penalty * 0
+            total = ZERO
             if a[r, f] > 0:
                 for c in range(error.shape[1]):
                     total += error[r, c] * W_d[c, f]
@@ -157,8 +159,8 @@ def outer() -> Any:
         """out = scale left^T right (or right - t), summed over the rows."""
         for i in range(cuda.grid(1), out.size, cuda.gridsize(1)):
             p, c = i // out.shape[1], i % out.shape[1]
-            shift = t[c] if centred else scale * 0
-            total = scale * 0
+            shift = t[c] if centred else ZERO
+            total = ZERO
             for r in range(left.shape[0]):
                 total += left[r, p] * (right[r, c] - shift)
             out[p, c] = scale * total
@@ -171,7 +173,7 @@ def column_sums() -> Any:
     @cuda.jit
     def kernel(x, scale, out):
         for c in range(cuda.grid(1), out.size, cuda.gridsize(1)):
-            total = scale * 0
+            total = ZERO
             for r in range(x.shape[0]):
                 total += x[r, c]
             out[c] = scale * total
@@ -201,7 +203,7 @@ def project() -> Any:
         vectors = w.shape[1] if by_columns else w.shape[0]
         length = w.shape[0] if by_columns else w.shape[1]
         for i in range(cuda.grid(1), vectors, cuda.gridsize(1)):
-            along = w[0, 0] * 0
+            along = ZERO
             for j in range(length):
                 along += w[j, i] * g[j, i] if by_columns else w[i, j] * g[i, j]
             for j in range(length):

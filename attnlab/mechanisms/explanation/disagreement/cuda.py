@@ -278,16 +278,16 @@ def _strongest_kernel(dtype: str) -> Any:
         best = cuda.shared.array(THREADS, kind)
         j, b, thread = cuda.blockIdx.x, cuda.blockIdx.y, cuda.threadIdx.x
         layers, heads, n = attention.shape[1], attention.shape[2], attention.shape[3]
-        mine = attention[b, 0, 0, j, 0] * 0  # weights are not negative
+        mine = kind(0)  # weights are not negative
         for k in range(thread, n, THREADS):
-            total = mine * 0
+            total = kind(0)
             for layer in range(layers):
                 for h in range(heads):
                     total += attention[b, layer, h, j, k]
             mine = total if total > mine else mine
         mine = block_most(mine, best)
         if thread == 0:
-            out[b, j] = mine / (layers * heads)
+            out[b, j] = mine / kind(layers * heads)
 
     return kernel
 
@@ -310,7 +310,7 @@ def _scale_kernel(dtype: str) -> Any:
         total = block_sum(total, sums)
         if thread == 0:
             weight = scale.dtype.type(1 if j == 0 else 0) if top else row[b, j]
-            scale[b, j] = weight / (1 + total / heads)
+            scale[b, j] = weight / (kind(1) + total / kind(heads))
 
     return kernel
 
@@ -330,7 +330,7 @@ def _down_kernel() -> Any:
                 mean = scale.dtype.type(0)
                 for h in range(heads):
                     mean += attention[b, layer, h, j, k]
-                total += scale[b, j] * (mean / heads)
+                total += scale[b, j] * (mean / scale.dtype.type(heads))
                 if j == k:
                     total += scale[b, j]
         partial[b, c, k] = total

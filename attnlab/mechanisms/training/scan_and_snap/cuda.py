@@ -11,6 +11,7 @@ from numba import cuda
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.matmul import matmul
+from attnlab.kernels.cuda.tiles import ONE, ZERO
 
 from . import EXHIBIT
 
@@ -55,16 +56,16 @@ def _mix_kernel() -> Any:
             for l in range(row.size):
                 if row[l] > 0 and K2[m, l] > largest:
                     largest = K2[m, l]
-            total = K2[m, 0] * 0
+            total = ZERO
             for l in range(row.size):
                 if row[l] > 0:
                     row[l] *= math.exp(K2[m, l] - largest)
                     total += row[l]
-            squares = total * 0
+            squares = ZERO
             for l in range(row.size):
                 row[l] /= total
                 if residual and l == m:
-                    row[l] += 1
+                    row[l] += ONE
                 squares += row[l] * row[l]
             if normalize:
                 norm = math.sqrt(squares)
@@ -87,7 +88,7 @@ def _loss_kernel() -> Any:
         for l in range(1, row.size):
             if row[l] > largest:
                 largest = row[l]
-        total = largest * 0
+        total = ZERO
         for l in range(row.size):
             total += math.exp(row[l] - largest)
         each[i] = largest + math.log(total) - row[label[i]]
