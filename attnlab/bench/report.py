@@ -347,15 +347,23 @@ class Report:
         for title in ("n", "old ms", "new ms", "new / old", "95 %"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("verdict", overflow="fold")
+        narrow = self.console.width < 72  # where the table's numbers would be cut off
         for c in changes:
             between = (
                 f"{c.ratio.low:.2f}–{c.ratio.high:.2f}" if math.isfinite(c.ratio.high) else "–"
             )
-            table.add_row(
-                c.point.target.title, c.point.backend, str(c.point.n), ms(c.old), ms(c.point.median),
-                f"{c.ratio.value:.2f}", between, Text(c.verdict, style=VERDICTS.get(c.verdict, "")),
-            )  # fmt: skip
-        self.console.print(table)
+            title, backend, n = c.point.target.title, c.point.backend, str(c.point.n)
+            old, new, ratio = ms(c.old), ms(c.point.median), f"{c.ratio.value:.2f}"
+            if narrow:
+                self._marked(
+                    f"{title} {backend}, n = {n}: {old} ms, now {new} ms, new / old {ratio} "
+                    f"(95 %: {between}): {c.verdict}"
+                )
+                continue
+            verdict = Text(c.verdict, style=VERDICTS.get(c.verdict, ""))
+            table.add_row(title, backend, n, old, new, ratio, between, verdict)
+        if not narrow:
+            self.console.print(table)
         counts = {
             v: sum(c.verdict == v for c in changes)
             for v in ("faster", "slower", "no difference seen", "too few samples")

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from attnlab import __version__
 from attnlab.cli import (
@@ -28,8 +29,20 @@ from attnlab.cli import (
     run,
 )
 
+
+class Root(TyperGroup):
+    """Says so where a command that has nothing to keep is interrupted: typer itself ends in silence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            return _stopped()
+
+
 app = typer.Typer(
     name="attnlab",
+    cls=Root,
     help="A laboratory for published attention mechanisms: read, run, time and re-implement them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

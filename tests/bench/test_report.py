@@ -128,6 +128,19 @@ def test_a_run_compared_with_itself_shows_no_difference() -> None:
     assert "another cpu" in compare.against(results, earlier)[1][0]
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_every_width_holds_a_comparison(width: int) -> None:
+    results = made_up()
+    changes, caveats = compare.against(results, json.loads(files.as_json(results, [], None)))
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    report.Report(console).comparison(changes, caveats, "earlier.json")
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert " ".join(text.split()).count("no difference seen") > len(changes)
+
+
 @pytest.mark.parametrize("suffix", plot.SUFFIXES)
 def test_pictures_are_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"run{suffix}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -272,6 +273,22 @@ def test_cache_clear_empties_the_folder(tmp_path: Path) -> None:
     done = attnlab("cache", "clear", "--json", ATTNLAB_CACHE_DIR=str(tmp_path))
     assert json.loads(done.stdout) == {"freed_bytes": 1000}
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_command_says_so() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "attnlab", "compare", "attention", "-n", "4096"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:  # the command itself has begun when it imports what computes
+        if line.endswith(" numpy\n"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.endswith("Interrupted.\n")
+    assert "Traceback" not in err
 
 
 def test_a_closed_pipe_is_no_error() -> None:
