@@ -129,7 +129,7 @@ def test_a_case_that_is_refused_or_breaks_leaves_the_others(
             raise RuntimeError("no such kernel")
         return hold(case, backend)
 
-    monkeypatch.setattr("attnlab.vectors.hold", broken)
+    monkeypatch.setattr("attnlab.vectors.paths.hold", broken)
     rows = run(tmp_path / "attention.npz", backend="numpy")
     row = next(rows)
     assert (row.case, row.ok, row.detail) == ("bad", False, "RuntimeError: no such kernel")
