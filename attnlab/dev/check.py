@@ -133,14 +133,21 @@ def exercise(exhibit: Exhibit) -> Iterable[str]:
 
 
 SIZES = (5, 9, 16)  # of the examples on which a mistake must show
+DRAWS = 8  # of an operation's options and sizes at each, where the plain examples show nothing
 
 
 def _differ(right: Any, wrong: Any, exhibit: Exhibit, name: str) -> bool:
-    for n in SIZES:
-        expected = _call(right, exhibit, name, n)
+    plain: list[tuple[int, dict[str, Any]]] = [(n, {}) for n in SIZES]
+    for n, settings in plain + _settings(exhibit, name):
+        try:
+            expected = _call(right, exhibit, name, n, settings)
+        except Exception:
+            if settings:
+                continue  # values that do not go together
+            raise
         try:
             with np.errstate(all="ignore"):
-                made = _call(wrong, exhibit, name, n)
+                made = _call(wrong, exhibit, name, n, settings)
             if not same(expected, made):
                 return True
         except Exception:
@@ -148,7 +155,22 @@ def _differ(right: Any, wrong: Any, exhibit: Exhibit, name: str) -> bool:
     return False
 
 
-def _call(functions: Any, exhibit: Exhibit, name: str, n: int) -> Any:
+def _settings(exhibit: Exhibit, name: str) -> list[tuple[int, dict[str, Any]]]:
+    """Sizes with values drawn from the operation's `vary`: what only some option shows."""
+    op = next((op for op in exhibit.operations if op.name == name), None)
+    if op is None or not op.vary:
+        return []
+    rng = np.random.default_rng(0)
+    return [
+        (n, {k: values[rng.integers(len(values))] for k, values in op.vary.items()})
+        for n in SIZES
+        for _ in range(DRAWS)
+    ]
+
+
+def _call(
+    functions: Any, exhibit: Exhibit, name: str, n: int, settings: Mapping[str, Any] | None = None
+) -> Any:
     """What a function of a standalone file makes of its example: required outputs alone."""
     op = next((op for op in exhibit.operations if op.name == name), None)
     if op is None:
@@ -156,7 +178,8 @@ def _call(functions: Any, exhibit: Exhibit, name: str, n: int) -> Any:
         part = next(part for part in exhibit.exercise.parts if part.name == name)
         assert part.example is not None
         return getattr(functions, name)(**part.example(n, np.random.default_rng(n)))
-    kwargs, _ = convert(op, op.prepared(n) | op.sample(n), "numpy")
+    settings = settings or {}
+    kwargs, _ = convert(op, op.prepared(n, **settings) | op.sample(n, **settings), "numpy")
     made = getattr(functions, name)(**kwargs)
     return {a.keyword: made.get(a.keyword) for a in op.results if not a.optional}
 
