@@ -294,12 +294,14 @@ def test_what_a_part_is_called_with_is_told_as_it_is() -> None:
         ("retrieval_heads", "/ len(needle) > overlap", "* len(needle) > overlap"),
         ("retrieval_heads", 'if rule == "first":', "if True:"),
         ("retrieval_heads", "[: n + t]", "[:]"),
+        ("pss_attention", "entropy[k, b] < max_entropy_bits and", "True and"),
+        ("pss_attention", " and (seen.size or not skip_empty)", ""),
         ("attention", "np.where(np.isfinite(top), top, 0)", "0"),
         ("landmark", "np.where(np.isfinite(top), top, 0)", "0"),
     ],
 )
 def test_what_no_card_names_costs_points_too(name: str, old: str, new: str) -> None:
-    """An unknown symbol, flow sent back, a threshold, a rule, keys that are not valid, overflow."""
+    """An unknown symbol, flow sent back, thresholds, rules, keys that are not valid, overflow."""
     text = solved(name)
     assert old in text
     with np.errstate(all="ignore"):

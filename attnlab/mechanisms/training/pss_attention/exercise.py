@@ -17,6 +17,25 @@ def softmax_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
     return {"s": rng.choice([1.0, 1.0, 1.0, 300.0]) * rng.standard_normal((3, n)), "seen": seen}
 
 
+def mine_example(n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Two rounds over sentences of n, n - 1 and 1 words, of which the last gets no attention; the
+    threshold lies between the entropies of the first two. Of three words, empty ones are not skipped."""
+    real = np.arange(n) < np.array([n, max(1, n - 1), 1])[:, None]
+    e = np.where(real, np.exp(2 * rng.standard_normal((2, 3, n))), 0)
+    e[:, 2] = 0
+    np.put_along_axis(e[1], e[0].argmax(axis=1)[:, None], 0, axis=1)  # extracted, and so erased
+    total = e.sum(axis=-1, keepdims=True)
+    alphas = e / np.where(total > 0, total, 1)
+    bits = -np.sum(alphas * np.log2(np.where(alphas > 0, alphas, 1)), axis=-1)
+    return {
+        "alphas": alphas * rng.choice([-1, 1], (2, 3, 1)),
+        "wids": np.where(real, rng.integers(1, 50, (3, n)), 0),
+        "dist": np.where(real, np.arange(n), -1),
+        "max_entropy_bits": float(bits[0, :2].mean()) or 1.0,
+        "skip_empty": n != 3,
+    }
+
+
 EXERCISE = Exercise(
     difficulty=2,
     minutes=50,
@@ -33,7 +52,11 @@ EXERCISE = Exercise(
         Part(
             "masked_softmax", "softmax over what is seen; zeros where nothing is", softmax_example
         ),
-        Part("mine", "one word a round: the most attended, if attention is sharp enough"),
+        Part(
+            "mine",
+            "one word a round: the most attended, if attention is sharp enough",
+            mine_example,
+        ),
     ),
     mistakes=(
         Mistake(
