@@ -162,7 +162,7 @@ def _settings(exhibit: Exhibit, name: str) -> list[tuple[int, dict[str, Any]]]:
         return []
     rng = np.random.default_rng(0)
     return [
-        (n, {k: values[rng.integers(len(values))] for k, values in op.vary.items()})
+        (n, {k: values[int(rng.integers(len(values)))] for k, values in op.vary.items()})
         for n in SIZES
         for _ in range(DRAWS)
     ]

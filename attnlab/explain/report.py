@@ -60,7 +60,7 @@ def pieces(one: Examined, width: int) -> Iterator[Any]:
             yield Text(f"{METHODS[name].title}: {sentence}")
         yield Text(guesses(one), style="dim")
     yield Text("")
-    yield from _agreement(one)
+    yield from _agreement(one, width)
     yield Text("")
     yield faithfulness_table(one, width)
     yield Text(
@@ -100,12 +100,17 @@ def rows(one: Examined, *, names: bool = False) -> list[Row]:
     ]
 
 
-def _agreement(one: Examined) -> Iterator[Any]:
+def numbers_fit(methods: int, width: int) -> bool:
+    """Whether an agreement matrix is printed in numbers; else it is a picture."""
+    return methods <= NUMBERS and width >= 14 + 8 * (methods - 1)
+
+
+def _agreement(one: Examined, width: int) -> Iterator[Any]:
     tau = one.agreement["kendall_tau"]
     titles = [METHODS[name].title for name in one.methods]
     if len(titles) < 2:
         return
-    if len(titles) <= NUMBERS:
+    if numbers_fit(len(titles), width):
         yield matrix_table("agreement: Kendall's τ-b", titles, tau)
     else:
         names = one.methods

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from attnlab.draw import heat, lines
 from attnlab.explain import agreement, page, plausibility
 from attnlab.explain.faithfulness import METRICS
 from attnlab.explain.registry import STUDY
-from attnlab.explain.report import ARROWS, NUMBERS, SHORT, matrix_table
+from attnlab.explain.report import ARROWS, SHORT, matrix_table, numbers_fit
 from attnlab.explain.statistics import LEVEL, Difference, Mean
 from attnlab.explain.study import FLOOR
 from attnlab.explain.summary import SAME, TESTED, Summary, title
@@ -140,7 +140,7 @@ def pieces(summary: Summary, width: int) -> Iterator[Any]:
         yield Text("no text was explained")
         return
     names = [title(name) for name in summary.methods]
-    if len(names) <= NUMBERS:
+    if numbers_fit(len(names), width):
         yield matrix_table("agreement: mean Kendall's τ-b", names, summary.matrix())
     else:
         methods = summary.methods
@@ -154,9 +154,9 @@ def pieces(summary: Summary, width: int) -> Iterator[Any]:
     yield from _faithfulness(summary, width)
     if summary.plausibility:
         yield Text("")
-        yield _plausibility(summary)
+        yield from _plausibility(summary, width)
     yield Text("")
-    yield _controls(summary)
+    yield from _controls(summary, width)
     yield Text("")
     yield lines(
         {title(n): (np.linspace(0, 1, len(c)), c) for n, c in summary.curves["deletion"].items()},
@@ -187,7 +187,7 @@ def _faithfulness(summary: Summary, width: int) -> Iterator[Any]:
     order = sorted(
         summary.methods, key=lambda n: -summary.faithfulness[n]["comprehensiveness"].value
     )
-    room = max(2, (width - 24) // 14)
+    room = max(1, (width - 24) // 14)
     metrics = list(METRICS)
     for start in range(0, len(metrics), room):
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -206,39 +206,51 @@ def _faithfulness(summary: Summary, width: int) -> Iterator[Any]:
     )
 
 
-def _plausibility(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("plausibility: people's words", no_wrap=True)
-    for column in ("token F1↑", "IoU F1↑", "AUPRC↑", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name in sorted(summary.methods, key=lambda n: -summary.plausibility[n]["auprc"].value):
+def _plausibility(summary: Summary, width: int) -> Iterator[Any]:
+    order = sorted(summary.methods, key=lambda n: -summary.plausibility[n]["auprc"].value)
+    cells = {}
+    for name in order:
         row = summary.plausibility[name]
-        values = [short(row[m]) for m in plausibility.METRICS]
-        style = "dim" if name == FLOOR else ""
-        table.add_row(name, *values, str(row["auprc"].n), style=style)
-    return table
+        cells[name] = [*(short(row[m]) for m in plausibility.METRICS), str(row["auprc"].n)]
+    columns = ("token F1↑", "IoU F1↑", "AUPRC↑", "n")
+    yield from _split("plausibility: people's words", columns, cells, width)
 
 
-def _controls(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("controls", no_wrap=True)
-    if summary.changed:
-        table.add_column("ρ random weights", justify="right")
-    for kind in summary.recovery:
-        table.add_column(kind, justify="right", no_wrap=True)
-    table.add_column("ms a text", justify="right", no_wrap=True)
+def _controls(summary: Summary, width: int) -> Iterator[Any]:
+    cells = {}
     for name in summary.methods:
         values = [short(summary.changed[name])] if summary.changed else []
         values += [f"{of[name].value:.2f}" for of in summary.recovery.values()]
-        style = "dim" if name == FLOOR else ""
-        table.add_row(name, *values, f"{summary.seconds[name].value * 1e3:.3g}", style=style)
-    table.caption = (
-        "ρ near 1: the map does not change when the weights are shuffled. Then the share of the known "
-        "words that each method finds in planted models: attention moves the word; attention looks "
-        "elsewhere; either of two words suffices; both are needed"
+        cells[name] = [*values, f"{summary.seconds[name].value * 1e3:.3g}"]
+    columns = (*(["ρ random"] if summary.changed else []), *summary.recovery, "ms a text")
+    yield from _split("controls", columns, cells, width)
+    yield Text(
+        "ρ random near 1: the map does not change when the weights are shuffled. Then the share of the "
+        "known words that each method finds in planted models: attention moves the word; attention looks "
+        "elsewhere; either of two words suffices; both are needed",
+        style="dim",
     )
-    table.caption_justify = "left"
-    return table
+
+
+def _split(
+    caption: str, columns: Sequence[str], cells: dict[str, list[str]], width: int
+) -> Iterator[Table]:
+    """A table of a row a method, below one another where its columns do not fit beside each other."""
+    room = max(1, (width - max(map(len, cells)) - 1) // 13)
+    if len(columns) <= room + 1:  # the last column is short
+        room = len(columns)
+    for start in range(0, len(columns), room):
+        table = Table(
+            title=caption if not start else None,
+            title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold",
+        )  # fmt: skip
+        table.add_column("method", no_wrap=True)
+        for column in columns[start : start + room]:
+            table.add_column(column, justify="right", no_wrap=True)
+        for name, values in cells.items():
+            style = "dim" if name == FLOOR else ""
+            table.add_row(name, *values[start : start + room], style=style)
+        yield table
 
 
 # --- the page --------------------------------------------------------------------------------

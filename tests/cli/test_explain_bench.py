@@ -86,6 +86,13 @@ def test_tables_intervals_tests_and_controls(
     assert done.stderr == ""  # no progress bar where there is no terminal
     assert "same family agrees (claim 1)" in done.stdout
     assert "attention is the odd one out (claim 2)" in done.stdout
+    narrow = attnlab(
+        "bench", "--data", str(data), "--threads", "1", "--resume", COLUMNS="40", **place
+    )
+    lines = narrow.stdout.splitlines()
+    assert not [line for line in lines if "…" in line.strip("… ")]  # no number is cut off
+    for word in ("τ-b", "compr.↑", "AUPRC↑", "ρ random", "ms a text"):
+        assert word in narrow.stdout
     report = json.loads(file.read_text())
     assert report["texts"] == 20
     assert report["settings"]["methods"][-1] == "random"  # the floor stands beside every result
