@@ -71,6 +71,7 @@ def detect(path: str | Path) -> str:
     first = ""
     for place, line in _lines(file):
         if isinstance(line, Bad):
+            first = first or f"line {line.line}: {line.reason}"
             continue
         first = first or line
         if name := _looks_like(line):
@@ -79,7 +80,8 @@ def detect(path: str | Path) -> str:
             break
     best = max(votes, key=lambda name: votes[name])
     if not votes[best]:
-        raise FormatError(file, 1, f"a file in one of the formats {', '.join(FORMATS)}", first)
+        expected = f"a file in one of the formats {', '.join(FORMATS)}"
+        raise FormatError(file, 1, expected, first or "nothing: it is empty")
     return best
 
 

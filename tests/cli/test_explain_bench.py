@@ -244,3 +244,7 @@ def test_bad_calls_get_one_line(data: Path, tmp_path: Path, place: dict[str, str
     empty.write_text("no label here\n")
     assert "tsv" in call("--data", str(empty)) or "format" in call("--data", str(empty))
     assert "no text to explain" in call("--data", str(empty), "--format", "tsv")
+    empty.write_bytes(b"")
+    assert "nothing: it is empty" in call("--data", str(empty))
+    empty.write_bytes("café\tpos\n".encode("latin-1"))
+    assert "line 1: expected UTF-8 text" in call("--data", str(empty))
