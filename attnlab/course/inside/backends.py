@@ -82,6 +82,9 @@ class Tensors:
         if isinstance(cotangent, list | tuple | dict):
             for key in cotangent if isinstance(cotangent, dict) else range(len(cotangent)):
                 self.pair(output[key], cotangent[key], outputs, weights)
+        elif not isinstance(output, self.torch.Tensor):
+            kind = type(output).__name__
+            raise codec.Malformed(f"{kind} returned where gradients need a tensor")
         elif output.requires_grad:
             outputs.append(output)
             weights.append(cotangent.to(output.dtype).reshape(output.shape))

@@ -272,6 +272,9 @@ def test_torch(best: str) -> None:
         assert session.call("in_place", {"q": q}).inputs["q"][0, 0] == 2 * q[0, 0]
         reply = session.call("in_place", {"q": q}, cotangents={"out": ones}, gradient=["q"])
         assert reply.status == "error"
+        reply = session.call("array", {"q": q}, cotangents={"out": ones}, gradient=["q"])
+        assert reply.status == "bad value"
+        assert "ndarray returned where gradients need a tensor" in reply.error
 
 
 FORKS = b"""
