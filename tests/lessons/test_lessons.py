@@ -48,7 +48,12 @@ def sheet_claims(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_quick(name: str) -> None:
-    check(name, claims(name, "--quick"))
+    found = claims(name, "--quick")
+    check(name, found)
+    if (
+        name == "pss_attention"
+    ):  # one seed instead of several: its claims on means over seeds say so
+        assert {c["id"] for c in found if "A quick run" in c["note"]} >= {"3", "4", "2b"}
 
 
 @pytest.mark.slow
