@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,11 +129,12 @@ def text(
 
         classifier = load(model, threads)
         names, left_out = given(classifier, split(method), ["all"])
-        one = examine(
-            classifier, " ".join(sentence.split()), names,
-            target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
-            how=how, complete=complete,
-        )  # fmt: skip
+        with _stages() as begin:
+            one = examine(
+                classifier, " ".join(sentence.split()), names,
+                target=target, output=output, replacement=replacement, seed=seed,  # type: ignore[arg-type]
+                how=how, complete=complete, begin=begin,
+            )  # fmt: skip
         document = one.as_dict() | {"model": model, "left_out": left_out}
     if json_ == "-":
         common.emit(document)
@@ -147,6 +150,28 @@ def text(
         from attnlab.explain.page import examined
 
         write(html, examined(one), common.console(stderr=json_ == "-"))
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Callable[[str], None]]:
+    """What is being done, on a terminal: a long text takes minutes."""
+    if not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+    from attnlab.explain.examine import STAGES
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with common.Bar(len(STAGES), *columns, fields={}, transient=True) as bar:
+        yield lambda stage: bar.bar.update(
+            bar.task, description=stage, completed=STAGES.index(stage)
+        )
 
 
 def speaker(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from attnlab.explain.verbalize import Complete, How, Verbalization, line, verbal
 from attnlab.models.classifier import Classifier, Encoded
 
 FLOOR = "random"
+STAGES = ("attributions", "faithfulness", "random weights", "sensitivity", "words")
 PATIENCE = 2.0  # seconds: max-sensitivity is not measured of methods that would take longer
 
 
@@ -115,16 +116,18 @@ def examine(
     controls: bool = True,
     how: How = "search",
     complete: Complete | None = None,
+    begin: Callable[[str], None] = lambda stage: None,
 ) -> Examined:
     """Explains one text by the methods and the random floor, and judges each.
 
     sensitivity: samples of max-sensitivity, 0 leaves it out; NaN for methods that would take more
     than `PATIENCE` seconds. controls: whether the methods are also
-    run on the same model with random weights. how, complete: of the verbalization. Raises what
-    `explain`, `verbalize` and `complete` raise.
+    run on the same model with random weights. how, complete: of the verbalization. begin is told
+    each of `STAGES` as it begins. Raises what `explain`, `verbalize` and `complete` raise.
     """
     begun = time.perf_counter()
     check(model, replacement)
+    begin("attributions")
     names = list(dict.fromkeys([*methods, FLOOR]))
     explain(model, [text], ["gradient"], target=target)  # the first call is slow; no method's fault
     (one,) = explain(model, [text], names, target=target, output=output, seed=seed)
@@ -132,9 +135,12 @@ def examine(
     found = Examined(text, one, labels, model.attention_map, output, replacement, seed)
     unsigned = [a.unsigned for a in one.attributions.values()]
     found.agreement = {m: agreement.matrix(unsigned, m) for m in measures}
+    begin("faithfulness")
     (found.faithful,) = faithfulness.faithfulness(model, [one], replacement=replacement, seed=seed)
+    begin("random weights")
     if controls:
         (found.changed,) = randomisation(randomised(model, seed), [one], output=output, seed=seed)
+    begin("sensitivity")
     if sensitivity:
         with evaluating(model):
             problem = Problem.of(model, [one.text], [one.target], output=output, seed=seed)
@@ -145,6 +151,7 @@ def examine(
                     (found.sensitive[name],) = faithfulness.max_sensitivity(
                         problem, METHODS[name], samples=sensitivity, before=known
                     ).tolist()
+    begin("words")
     found.said = in_words(one, labels, how=how, complete=complete)
     with evaluating(model):
         guesses = ModelReader(model).guesses([said.quoted for said in found.said.values()])
