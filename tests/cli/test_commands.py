@@ -297,3 +297,19 @@ def test_a_closed_pipe_is_no_error() -> None:
         ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60
     )
     assert "Traceback" not in done.stderr
+
+
+def test_interrupted_while_it_is_imported() -> None:
+    program = (
+        "import runpy, sys\n"
+        "class Late:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'attnlab.cli.bench': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Late())\n"
+        "sys.argv = ['attnlab', 'list']\n"
+        "runpy.run_module('attnlab', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
