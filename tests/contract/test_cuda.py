@@ -86,7 +86,16 @@ def test_compiles_to_ptx(name: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "name", ["attention", "music_transformer", "hyper_attention", "moh", "lightning"]
+    "name",
+    [
+        "attention",
+        "music_transformer",
+        "hyper_attention",
+        "moh",
+        "landmark",
+        "routing",
+        "lightning",
+    ],
 )
 def test_wide_heads_compile_to_ptx(name: str, dtype: str) -> None:
     """Heads wider than shared memory, and of a float64 state that does not fit there."""

@@ -27,6 +27,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "music_transformer.relative_attend": HEADS | {"dim": 6, "value_dim": 9, "on_values": True},
     "moh.attend": {"batch": 1, "n_head": 2, "head_dim": 9, "n_shared": 1, "top_k": 1},
     "hyper_attention.attend": HEADS | {"dim": 9, "block_size": 4, "sample_size": 3},
+    "landmark.attend": HEADS | {"dim": 10, "block": 2},
+    "routing.attend": HEADS | {"dim": 10, "keys": 6, "slots": 1},
     "lightning.attend": HEADS
     | {"dim": 7, "value_dim": 5, "block": 4},  # the state alone is too large
 }

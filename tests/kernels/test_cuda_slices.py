@@ -27,7 +27,7 @@ def run(script: str, **env: str) -> dict[str, str]:
 
 def test_slices_of_wide_heads() -> None:
     results = run("cuda_slices.py", NUMBA_ENABLE_CUDASIM="1")
-    assert len(results) == 7
+    assert len(results) == 9
     assert results == dict.fromkeys(results, "ok"), "\n".join(
         v for v in results.values() if v != "ok"
     )

@@ -201,9 +201,23 @@ def members(sim: Any, first: int, rows: int, w: int) -> tuple[Any, Any]:
     return index, place
 
 
+@cuda.jit(device=True)
+def load_keys(tile, slots, source, index, first, width):
+    """tile[r, :width] = row first + r of the slots and then source[index], zero for rows beyond."""
+    x, y = cuda.threadIdx.x, cuda.threadIdx.y
+    at, many = first + y, slots.shape[0]
+    for d in range(x, width, TILE):
+        if at < many:
+            tile[y, d] = slots[at, d]
+        elif at < many + index.size:
+            tile[y, d] = source[index[at - many], d]
+        else:
+            tile[y, d] = 0
+
+
 @cache
 def _attend(dim: int, dtype: str) -> Any:
-    columns = -(-dim // TILE)
+    wide, columns = device.slice_width(dim, dtype, tiles=2, others=TILE + 3), -(-dim // TILE)
     kind = getattr(numba, dtype)
     least = float(np.finfo(dtype).min)
 
@@ -211,8 +225,8 @@ def _attend(dim: int, dtype: str) -> Any:
     def kernel(
         q, k, v, q_index, k_index, mem_key, mem_value, real_q, real_k, causal, shared_qk, scale, out
     ):
-        queries = cuda.shared.array((TILE, dim), kind)
-        shared = cuda.shared.array((TILE, dim), kind)  # keys, then values
+        queries = cuda.shared.array((TILE, wide), kind)
+        shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         scores = cuda.shared.array((TILE, TILE), kind)
         top = cuda.shared.array(TILE, kind)
         total = cuda.shared.array(TILE, kind)
@@ -222,25 +236,25 @@ def _attend(dim: int, dtype: str) -> Any:
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         clusters, w = q_index.shape[1], q_index.shape[2]
         heads, slots = mem_key.shape[0], mem_key.shape[2]
-        z, c = cuda.blockIdx.y // clusters, cuda.blockIdx.y % clusters
+        part, c, z = tiles.block_place((w + TILE - 1) // TILE, clusters)
         b, h = z // heads, z % heads
-        first = cuda.blockIdx.x * TILE
+        first = part * TILE
         keys = slots + k_index.shape[2]
         i = q_index[z, c, first + y] if first + y < w else -1
-        tiles.load_gathered(queries, q[z], q_index[z, c], first, w, dim)
+        if dim <= wide:
+            tiles.load_gathered(queries, q[z], q_index[z, c], first, w, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(0, keys, TILE):
-            cuda.syncthreads()
-            for d in range(x, dim, TILE):
-                at = j0 + y
-                if at < slots:
-                    shared[y, d] = mem_key[h, c, at, d]
-                elif at < keys:
-                    shared[y, d] = k[z, k_index[z, c, at - slots], d]
-                else:
-                    shared[y, d] = 0
-            cuda.syncthreads()
-            score = tiles.dot(queries, y, shared, x, dim) * scale
+            score = kind(0)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    tiles.load_gathered(queries, q[z, :, c0:], q_index[z, c], first, w, width)
+                load_keys(shared, mem_key[h, c, :, c0:], k[z, :, c0:], k_index[z, c], j0, width)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, shared, x, width)
+            score *= scale
             at = j0 + x
             if at >= keys or i < 0:
                 score = kind(tiles.NEGATIVE)
@@ -254,16 +268,13 @@ def _attend(dim: int, dtype: str) -> Any:
                     score = kind(-5e4)
             scores[y, x] = score
             tiles.softmax_step(scores, top, total, shrink)
-            for d in range(x, dim, TILE):
-                at = j0 + y
-                if at < slots:
-                    shared[y, d] = mem_value[h, c, at, d]
-                elif at < keys:
-                    shared[y, d] = v[z, k_index[z, c, at - slots], d]
-                else:
-                    shared[y, d] = 0
-            cuda.syncthreads()
-            tiles.accumulate(acc, scores, shared, shrink, dim)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                if c0 > 0:
+                    cuda.syncthreads()
+                load_keys(shared, mem_value[h, c, :, c0:], v[z, :, c0:], k_index[z, c], j0, width)
+                cuda.syncthreads()
+                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
         cuda.syncthreads()
         if first + y < w:
             tiles.store_rows(out[z, c], first + y, acc, total, dim)
@@ -282,7 +293,7 @@ def attend(
     many, clusters, w = q_index.shape
     dim, dtype = q.shape[2], np.dtype(q.dtype)
     out = device.empty((many, clusters, w, dim), dtype)
-    _attend(dim, dtype.name)[(device.blocks(w, TILE), many * clusters), (TILE, TILE)](
+    _attend(dim, dtype.name)[device.blocks(w, TILE) * many * clusters, (TILE, TILE)](
         q, k, v, q_index, k_index, mem_key, mem_value, real_q, real_k, causal, shared_qk,
         dtype.type(scale), out,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """The two-level softmax of landmark attention on CUDA: in tiles, and in place on stored rows.
 
 `end` says for every key the position of the landmark that closes its block, or a number beyond all
-positions while the block is open; a key is a landmark where end[j] == j.
+positions while the block is open; a key is a landmark where end[j] == j. Heads too wide for shared
+memory pass through it in slices of columns.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ def block_ends(is_landmark: np.ndarray, never: int) -> np.ndarray:
 
 @cache
 def _attend(dim: int, dtype: str) -> Any:
-    columns = -(-dim // TILE)
+    wide, columns = device.slice_width(dim, dtype, tiles=2, others=TILE + 6), -(-dim // TILE)
     kind = getattr(numba, dtype)
 
     @cuda.jit
     def kernel(q, k, v, end, scale, out):
-        queries = cuda.shared.array((TILE, dim), kind)
-        shared = cuda.shared.array((TILE, dim), kind)  # keys, then values
+        queries = cuda.shared.array((TILE, wide), kind)
+        shared = cuda.shared.array((TILE, wide), kind)  # keys, then values
         scores = cuda.shared.array((TILE, TILE), kind)
         state = cuda.shared.array((6, TILE), kind)
         acc = cuda.local.array(columns, kind)  # outer: landmarks and own tokens
@@ -42,19 +43,27 @@ def _attend(dim: int, dtype: str) -> Any:
 
         x, y = cuda.threadIdx.x, cuda.threadIdx.y
         heads, n = q.shape[1], q.shape[2]
-        b, h = cuda.blockIdx.y // heads, cuda.blockIdx.y % heads
-        first = cuda.blockIdx.x * TILE
+        part, h, b = tiles.block_place((n + TILE - 1) // TILE, heads)
+        first = part * TILE
         i = first + y
-        tiles.load_rows(queries, q[b, h], first, n, dim)
+        if dim <= wide:
+            tiles.load_rows(queries, q[b, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         tiles.start_rows(block_top, block_total, inner, columns)
         for j0 in range(0, tiles.least(n, first + TILE), TILE):
+            score = kind(0)
+            for c0 in range(0, dim, wide):
+                width = tiles.least(wide, dim - c0)
+                cuda.syncthreads()
+                if dim > wide:
+                    tiles.load_rows(queries, q[b, h, :, c0:], first, n, width)
+                tiles.load_rows(shared, k[b, h, :, c0:], j0, n, width)
+                cuda.syncthreads()
+                score += tiles.dot(queries, y, shared, x, width)
+            scores[y, x] = score * scale
             cuda.syncthreads()
-            tiles.load_rows(shared, k[b, h], j0, n, dim)
-            cuda.syncthreads()
-            scores[y, x] = tiles.dot(queries, y, shared, x, dim) * scale
-            cuda.syncthreads()
-            tiles.load_rows(shared, v[b, h], j0, n, dim)
+            if dim <= wide:
+                tiles.load_rows(shared, v[b, h], j0, n, dim)
             begin = 0
             while begin < TILE and j0 + begin < n:  # block by block, the same for all threads
                 close = end[b, j0 + begin]
@@ -67,10 +76,10 @@ def _attend(dim: int, dtype: str) -> Any:
                     new = m
                     for c in range(begin, last):
                         new = tiles.most(new, scores[y, c])
-                    fresh = total[y] * 0
+                    fresh = kind(0)
                     shrink[y] = 1
                     for c in range(begin, stop):
-                        weight = math.exp(scores[y, c] - new) if c < last else fresh * 0
+                        weight = math.exp(scores[y, c] - new) if c < last else kind(0)
                         scores[y, c] = weight
                         fresh += weight
                     if new != m:
@@ -82,15 +91,21 @@ def _attend(dim: int, dtype: str) -> Any:
                         top[y] = new
                         total[y] = total[y] * shrink[y] + fresh
                 cuda.syncthreads()
-                for slot in range((dim - x + TILE - 1) // TILE):
-                    c = x + slot * TILE
-                    weighed = inner[slot] * 0
-                    for j in range(begin, stop):
-                        weighed += scores[y, j] * shared[j, c]
-                    if past:
-                        inner[slot] = inner[slot] * shrink[y] + weighed
-                    else:
-                        acc[slot] = acc[slot] * shrink[y] + weighed
+                for c0 in range(0, dim, wide):
+                    width = tiles.least(wide, dim - c0)
+                    if dim > wide:
+                        cuda.syncthreads()
+                        tiles.load_rows(shared, v[b, h, :, c0:], j0, n, width)
+                        cuda.syncthreads()
+                    for c in range(x, width, TILE):
+                        weighed = kind(0)
+                        for j in range(begin, stop):
+                            weighed += scores[y, j] * shared[j, c]
+                        slot = (c0 + c) // TILE
+                        if past:
+                            inner[slot] = inner[slot] * shrink[y] + weighed
+                        else:
+                            acc[slot] = acc[slot] * shrink[y] + weighed
                 if close - j0 < TILE:  # the landmark: the block enters the outer softmax
                     cuda.syncthreads()
                     if x == 0:
@@ -101,7 +116,7 @@ def _attend(dim: int, dtype: str) -> Any:
                             share = math.exp(scores[y, close - j0] - new)
                             top[y] = new
                             total[y] = total[y] * shrink[y] + share
-                            if block_total[y] > 0:
+                            if block_total[y] != 0:  # NaN stays NaN
                                 gate[y] = share / block_total[y]
                         block_top[y] = tiles.NEGATIVE
                         block_total[y] = 0
@@ -122,7 +137,7 @@ def attend(q: Any, k: Any, v: Any, end: Any, scale: float) -> Any:
     batch, heads, n, dim = q.shape
     dtype = np.dtype(q.dtype)
     out = device.empty(q.shape, dtype)
-    grid = (device.blocks(n, TILE), batch * heads)
+    grid = device.blocks(n, TILE) * batch * heads
     _attend(dim, dtype.name)[grid, (TILE, TILE)](q, k, v, end, dtype.type(scale), out)
     return out
 
@@ -140,7 +155,7 @@ def weigh_row(row, last, end):
             for j in range(begin, tiles.least(close, last + 1)):
                 top = tiles.most(top, row[j])
         begin = close + 1
-    total = row[0] * 0
+    total = row.dtype.type(0)
     begin = 0
     while begin <= last:
         close = end[begin]
@@ -150,7 +165,7 @@ def weigh_row(row, last, end):
             block_top = row.dtype.type(tiles.NEGATIVE)
             for j in range(begin, close):
                 block_top = tiles.most(block_top, row[j])
-            block_total = row[0] * 0
+            block_total = row.dtype.type(0)
             for j in range(begin, close):
                 row[j] = math.exp(row[j] - block_top)
                 block_total += row[j]
@@ -165,7 +180,7 @@ def weigh_row(row, last, end):
                 row[close] = 0
         begin = close + 1
     for j in range(row.size):
-        row[j] = row[j] / total if j <= last and total > 0 else 0
+        row[j] = row[j] / total if j <= last and total != 0 else tiles.ZERO
 
 
 @cache
