@@ -24,8 +24,11 @@ from numba.cuda import dispatcher
 
 CAPABILITY = (8, 0)
 SINGLE = (
-    "attnlab.kernels.cuda.flash", "attnlab.kernels.cuda.matmul", "attnlab.kernels.cuda.scan",
-    "attnlab.kernels.cuda.sortlsh", "attnlab.layers.cuda", "attnlab.mechanisms.dense.moh.cuda._attention",
+    "attnlab.kernels.cuda.block_cache", "attnlab.kernels.cuda.clusters", "attnlab.kernels.cuda.flash",
+    "attnlab.kernels.cuda.images._add_bias", "attnlab.kernels.cuda.images._pool", "attnlab.kernels.cuda.images._taps",
+    "attnlab.kernels.cuda.images._unpool", "attnlab.kernels.cuda.landmark", "attnlab.kernels.cuda.matmul",
+    "attnlab.kernels.cuda.nearest", "attnlab.kernels.cuda.scan", "attnlab.kernels.cuda.sortlsh",
+    "attnlab.layers.cuda", "attnlab.mechanisms.dense.moh.cuda._attention",
     "attnlab.mechanisms.dense.music_transformer", "attnlab.mechanisms.dense.pointer_network.cuda._score",
     "attnlab.mechanisms.mixer.extractors",
 )  # fmt: skip

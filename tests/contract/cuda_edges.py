@@ -99,6 +99,8 @@ def _routing(k: dict[str, Any], rng: np.random.Generator) -> Changes:
         "equal rows": {"q": np.repeat(k["q"][:, :, :1], n, axis=2)},
         "rows of zeros": {"q": k["q"] * 0, "training": True},
         "equal means": {"means": np.repeat(k["means"][:, :1], k["means"].shape[1], axis=1)},
+        "means next to nothing": {"means": k["means"] * 1e-319},
+        "large means": {"means": k["means"] * 1e308},
         "windows of all": {"window": 100, "training": True, "ema_decay": 0.0},
         "no slots": {"mem_key": slots, "mem_value": slots},
     }

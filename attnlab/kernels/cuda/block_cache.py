@@ -20,13 +20,13 @@ from attnlab.kernels.cuda.device import THREADS
 @cuda.jit(device=True)
 def turned_dot(q, k, cos, sin, apart):
     """q . turn(k, apart), pairs (2i, 2i+1)."""
-    total = q[0] * 0
+    total = q.dtype.type(0)
     if cos.shape[1] == 0:
         for d in range(q.size):
             total += q[d] * k[d]
         return total
     c, s = cos[abs(apart)], sin[abs(apart)]
-    sign = 1 if apart >= 0 else -1
+    sign = tiles.ONE if apart >= 0 else -tiles.ONE
     for p in range(c.size):
         total += c[p] * (q[2 * p] * k[2 * p] + q[2 * p + 1] * k[2 * p + 1])
         total += sign * s[p] * (q[2 * p + 1] * k[2 * p] - q[2 * p] * k[2 * p + 1])
@@ -60,7 +60,7 @@ def _softmax() -> Any:
         top = row[0]
         for r in range(1, row.size):
             top = tiles.most(top, row[r])
-        total = row[0] * 0
+        total = p.dtype.type(0)
         for r in range(row.size):
             row[r] = math.exp(row[r] - top)
             total += row[r]
@@ -143,7 +143,7 @@ def _scores() -> Any:
             position = start - tail + j - retrieved
             score = turned_dot(q[h, t], local_k[h, j - retrieved], cos, sin, position - now)
         else:
-            score = q[h, t, 0] * 0
+            score = q.dtype.type(0)
         rows[h, t, j] = score * scale
 
     return kernel
@@ -160,7 +160,7 @@ def _average() -> Any:
         h, t, d = item // dim // T, item // dim % T, item % dim
         b = block_v.shape[2]
         retrieved = chosen.shape[2] * b
-        total = rows[h, t, 0] * 0
+        total = out.dtype.type(0)
         for j in range(rows.shape[2]):
             if j < retrieved:
                 total += rows[h, t, j] * block_v[h, first + chosen[h, t, j // b], j % b, d]

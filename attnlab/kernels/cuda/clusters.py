@@ -14,6 +14,7 @@ from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS, TILE
 
 BINS = THREADS
+LAST_BIN = tiles.constant(BINS - 1)
 
 
 @cache
@@ -25,10 +26,10 @@ def _unit() -> Any:
         if item >= many * n:
             return
         row, target = x[item // n, item % n], out[item // n, first + item % n]
-        square = row[0] * 0
+        square = x.dtype.type(0)
         for d in range(dim):
             square += row[d] * row[d]
-        length = tiles.most(math.sqrt(square), 1e-12)
+        length = tiles.most(math.sqrt(square), x.dtype.type(1e-12))
         for d in range(dim):
             target[d] = row[d] / length
 
@@ -53,7 +54,7 @@ def _nearest() -> Any:
         for c in range(1, sim.shape[1]):  # the first maximum wins
             if sim[z, c, r] > sim[z, best, r]:
                 best = c
-        total = unit[z, r, 0] * 0
+        total = unit.dtype.type(0)
         for d in range(dim):
             apart = unit[z, r, d] - means[z % means.shape[0], best, d]
             total += apart * apart
@@ -103,6 +104,24 @@ def scaled_sum(x: Any, scale: float) -> Any:
     return out.reshape(())
 
 
+@cuda.jit(device=True)
+def bin_of(value, low, high):
+    """The bin of a value in [low, high], low < high: 0 for low, BINS - 1 for high, in order between.
+
+    Their difference may be subnormal, so that its inverse overflows, or overflow itself.
+    """
+    if value == low:
+        return 0
+    share = (value - low) / (high - low)
+    return int(share * LAST_BIN) if share < tiles.ONE else BINS - 1
+
+
+@cuda.jit(device=True)
+def defined(value):
+    """The value, the least there is for NaN."""
+    return value if value == value else tiles.NEGATIVE
+
+
 @cache
 def _members(dtype: str) -> Any:
     kind = getattr(numba, dtype)
@@ -118,17 +137,17 @@ def _members(dtype: str) -> Any:
         clusters, w = index.shape[1], index.shape[2]
         z, c = cuda.blockIdx.x // clusters, cuda.blockIdx.x % clusters
         row = sim[z, c, first : first + rows]
-        low, high, step = row[0], row[0], kind(0)
+        low = high = defined(row[0])
         if t == 0:
             state[0], state[1] = -1, w
         cuda.syncthreads()
         while True:  # narrow [low, high] to the w-th largest value
             small, large = high, low
             for i in range(t, rows, THREADS):
-                value = row[i]
+                value = defined(row[i])
                 inside = state[0] < 0
                 if not inside and low <= value and value <= high:
-                    inside = int((value - low) * step) == state[0]
+                    inside = bin_of(value, low, high) == state[0]
                 if inside:
                     small, large = tiles.least(small, value), tiles.most(large, value)
             low_of[t], high_of[t] = small, large
@@ -144,12 +163,11 @@ def _members(dtype: str) -> Any:
             if low == high:
                 break
             histogram[t] = 0
-            step = kind(BINS - 1) / (high - low)
             cuda.syncthreads()
             for i in range(t, rows, THREADS):
-                value = row[i]
+                value = defined(row[i])
                 if low <= value and value <= high:
-                    cuda.atomic.add(histogram, int((value - low) * step), 1)
+                    cuda.atomic.add(histogram, bin_of(value, low, high), 1)
             cuda.syncthreads()
             if t == 0:
                 at, wanted = BINS - 1, state[1]
@@ -163,8 +181,9 @@ def _members(dtype: str) -> Any:
         begin, end = tiles.least(t * run, rows), tiles.least((t + 1) * run, rows)
         above, equal = 0, 0
         for i in range(begin, end):
-            above += 1 if row[i] > low else 0
-            equal += 1 if row[i] == low else 0
+            value = defined(row[i])
+            above += 1 if value > low else 0
+            equal += 1 if value == low else 0
         taken[0, t], taken[1, t] = above, equal
         cuda.syncthreads()
         above, equal = 0, 0
@@ -174,9 +193,10 @@ def _members(dtype: str) -> Any:
         for i in range(begin, end):
             place[z, c, i] = -1
             at = above + tiles.least(equal, state[1])
-            if row[i] > low:
+            value = defined(row[i])
+            if value > low:
                 above += 1
-            elif row[i] == low:
+            elif value == low:
                 equal += 1
                 if equal > state[1]:
                     continue
@@ -191,7 +211,7 @@ def _members(dtype: str) -> Any:
 def members(sim: Any, first: int, rows: int, w: int) -> tuple[Any, Any]:
     """The min(w, rows) largest of sim (many, clusters, ·) in columns first .. first + rows.
 
-    index (many, clusters, w) ascending from 0, lower first among equals; place (many, clusters, rows)
+    index (many, clusters, w) ascending from 0, lower first among equals, NaN last; place (many, clusters, rows)
     a row's place in that list, or -1. A block works on one cluster.
     """
     many, clusters, _ = sim.shape
@@ -309,14 +329,13 @@ def _scatter_mean() -> Any:
         if item >= many * n * dim:
             return
         z, i, d = item // dim // n, item // dim % n, item % dim
-        total = attended[z, 0, 0, d] * 0
-        count = total
+        total, count = out.dtype.type(0), 0
         for c in range(place.shape[1]):
             at = place[z, c, i]
             if at >= 0:
                 total += attended[z, c, at, d]
                 count += 1
-        out[z, i, d] = total / (count + 1e-5)
+        out[z, i, d] = total / (out.dtype.type(count) + out.dtype.type(1e-5))
 
     return kernel
 
@@ -379,7 +398,7 @@ def _mix() -> Any:
     def kernel(a, b, share, out):
         item = cuda.grid(1)
         if item < out.size:
-            out[item] = share * a[item] + (1 - share) * b[item]
+            out[item] = share * a[item] + (tiles.ONE - share) * b[item]
 
     return kernel
 

@@ -12,7 +12,7 @@ from numba import cuda
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.matmul import matmul
-from attnlab.kernels.cuda.tiles import least, most
+from attnlab.kernels.cuda.tiles import ZERO, least, most
 
 
 @cache
@@ -38,7 +38,7 @@ def _taps_kernel() -> Any:
                 inside = False
         if sy >= x.shape[2] or sx >= x.shape[3]:
             inside = False
-        out[b, tap, pixel] = x[b, c, sy, sx] if inside else 0
+        out[b, tap, pixel] = x[b, c, sy, sx] if inside else ZERO
 
     return kernel
 
@@ -140,7 +140,7 @@ def _unpool_kernel() -> Any:
             most(0, x - size + stride) // stride,
         )
         last_y, last_x = least(y // stride, s.shape[2] - 1), least(x // stride, s.shape[3] - 1)
-        total = s[b, c, 0, 0] * 0
+        total = s.dtype.type(0)
         for i in range(first_y, last_y + 1):
             for j in range(first_x, last_x + 1):
                 if at[b, c, i, j] == pixel:

@@ -12,7 +12,7 @@ from numba import cuda
 
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS, TILE
-from attnlab.kernels.cuda.tiles import least
+from attnlab.kernels.cuda.tiles import ONE, ZERO, least
 
 DEPTH = 32  # numbers of a patch in shared memory at one time
 PADDED = DEPTH + 1  # threads that read a column then meet different banks
@@ -70,8 +70,8 @@ def _search_kernel(dtype: str) -> Any:
             for k0 in range(0, size, DEPTH):
                 for k in range(x, DEPTH, TILE):
                     inside = k0 + k < size
-                    left[y, k] = p[i, k0 + k] if i < queries and inside else 0
-                    right[y, k] = q[row, k0 + k] if row < candidates and inside else 0
+                    left[y, k] = p[i, k0 + k] if i < queries and inside else ZERO
+                    right[y, k] = q[row, k0 + k] if row < candidates and inside else ZERO
                 cuda.syncthreads()
                 for k in range(least(DEPTH, size - k0)):
                     gap = left[y, k] - right[x, k]
@@ -79,7 +79,7 @@ def _search_kernel(dtype: str) -> Any:
                 cuda.syncthreads()
             if i < queries and j < candidates:
                 dy, dx = kind(i // columns) - qy[j], kind(i % columns) - qx[j]
-                discount = 1 + rate * math.sqrt(dy * dy + dx * dx)
+                discount = ONE + rate * math.sqrt(dy * dy + dx * dx)
                 tile[y, x] = total / (discount if squared else discount * discount)
             cuda.syncthreads()  # the next tile is written after two more: none is needed below
             if x == 0 and i < queries:
@@ -106,9 +106,9 @@ def _mean_kernel(dtype: str) -> Any:
             return
         total = kind(0)
         for t in range(filled[i]):
-            part = keys[i, t] / size
+            part = keys[i, t] / kind(size)
             total += part if squared else math.sqrt(part)
-        out[i] = total / filled[i] if filled[i] > 0 else 0
+        out[i] = total / kind(filled[i]) if filled[i] > 0 else ZERO
 
     return kernel
 
