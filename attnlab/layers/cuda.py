@@ -11,7 +11,7 @@ from numba import cuda
 
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS, TILE
-from attnlab.kernels.cuda.tiles import ONE, ZERO
+from attnlab.kernels.cuda.tiles import ONE, ZERO, block_place
 
 
 @cuda.jit(device=True)
@@ -59,8 +59,9 @@ def split_heads(
 def _split_rotated() -> Any:
     @cuda.jit
     def kernel(wide, cos, sin, turned, out):
-        place, h, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
-        n, dim = out.shape[2], out.shape[3]
+        heads, n, dim = out.shape[1], out.shape[2], out.shape[3]
+        part, h, b = block_place((n * dim + THREADS - 1) // THREADS, heads)
+        place = part * THREADS + cuda.threadIdx.x
         i, d, half = place // dim, place % dim, dim // 2
         if i >= n:
             return
@@ -84,7 +85,7 @@ def split_rotated(wide: Any, cos: Any, sin: Any, *, turned: bool = True) -> Any:
     batch, n, _ = wide.shape
     dim = cos.shape[1]
     out = device.empty((batch, wide.shape[2] // dim, n, dim), wide.dtype)
-    grid = (device.blocks(dim * n), out.shape[1], batch)
+    grid = device.blocks(dim * n) * out.shape[1] * batch
     _split_rotated()[grid, THREADS](wide, cos, sin, turned, out)
     return out
 

@@ -12,7 +12,14 @@ from numba import cuda
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.matmul import matmul
-from attnlab.kernels.cuda.tiles import ZERO, least, most
+from attnlab.kernels.cuda.tiles import ZERO, block_place, least, most
+
+
+@cuda.jit(device=True)
+def place_of(pixels, channels):
+    """(pixel, channel, batch) of this thread: blocks of pixels, then channels, then the batch."""
+    part, c, b = block_place((pixels + THREADS - 1) // THREADS, channels)
+    return part * THREADS + cuda.threadIdx.x, c, b
 
 
 @cache
@@ -20,7 +27,7 @@ def _taps_kernel() -> Any:
     @cuda.jit
     def kernel(x, size, stride, padding, back, width, out):
         """out (batch, taps, pixels) <- what each output pixel looks at; `back` is the transpose."""
-        pixel, tap, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        pixel, tap, b = place_of(out.shape[2], out.shape[1])
         if pixel >= out.shape[2]:
             return
         c, i, j = tap // (size * size), tap // size % size, tap % size
@@ -47,7 +54,7 @@ def _taps_kernel() -> Any:
 def _add_bias_kernel() -> Any:
     @cuda.jit
     def kernel(out, bias):
-        pixel, o, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        pixel, o, b = place_of(out.shape[2], out.shape[1])
         if pixel < out.shape[2]:
             out[b, o, pixel] += bias[o]
 
@@ -59,7 +66,7 @@ def _products(
 ) -> Any:
     """weight (1, out, taps) times the taps of every pixel: (batch, out, pixels)."""
     taps = device.empty((x.shape[0], weight.shape[2], pixels), x.dtype)
-    grid = (device.blocks(pixels), weight.shape[2], x.shape[0])
+    grid = device.blocks(pixels) * weight.shape[2] * x.shape[0]
     _taps_kernel()[grid, THREADS](x, *window, back, width, taps)
     return matmul(weight, taps)
 
@@ -70,7 +77,7 @@ def conv2d(x: Any, weight: Any, bias: Any, stride: int, padding: int) -> Any:
     height, width = ((side + 2 * padding - k) // stride + 1 for side in x.shape[2:])
     flat = weight.reshape(1, weight.shape[0], int(np.prod(weight.shape[1:])))
     out = _products(x, flat, (k, stride, padding), False, width, height * width)
-    grid = (device.blocks(out.shape[2]), out.shape[1], out.shape[0])
+    grid = device.blocks(out.shape[2]) * out.shape[1] * out.shape[0]
     _add_bias_kernel()[grid, THREADS](out, bias)
     return out.reshape(x.shape[0], weight.shape[0], height, width)
 
@@ -80,7 +87,7 @@ def _swap_kernel() -> Any:
     @cuda.jit
     def kernel(weight, out):
         """out (1, in, out * k * k) <- weight (out, in, k, k)."""
-        at, c = cuda.grid(1), cuda.blockIdx.y
+        at, c, _ = place_of(out.shape[2], out.shape[1])
         k = weight.shape[3]
         if at < out.shape[2]:
             out[0, c, at] = weight[at // (k * k), c, at // k % k, at % k]
@@ -92,7 +99,7 @@ def transposed2d(s: Any, weight: Any, stride: int, padding: int, height: int, wi
     """The transpose of `conv2d`, for inputs of height x width."""
     out, channels, k = weight.shape[:3]
     flat = device.empty((1, channels, out * k * k), weight.dtype)
-    _swap_kernel()[(device.blocks(out * k * k), channels), THREADS](weight, flat)
+    _swap_kernel()[device.blocks(out * k * k) * channels, THREADS](weight, flat)
     made = _products(s, flat, (k, stride, padding), True, width, height * width)
     return made.reshape(s.shape[0], channels, height, width)
 
@@ -101,7 +108,7 @@ def transposed2d(s: Any, weight: Any, stride: int, padding: int, height: int, wi
 def _pool_kernel() -> Any:
     @cuda.jit
     def kernel(x, size, stride, out, at):
-        pixel, c, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        pixel, c, b = place_of(out.shape[2] * out.shape[3], out.shape[1])
         if pixel >= out.shape[2] * out.shape[3]:
             return
         y, o = pixel // out.shape[3], pixel % out.shape[3]
@@ -121,7 +128,7 @@ def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
     """Maxima of square windows, and the flat places of the first ones."""
     shape = (*x.shape[:2], *((side - size) // stride + 1 for side in x.shape[2:]))
     out, at = device.empty(shape, x.dtype), device.empty(shape, np.int64)
-    grid = (device.blocks(shape[2] * shape[3]), shape[1], shape[0])
+    grid = device.blocks(shape[2] * shape[3]) * shape[1] * shape[0]
     _pool_kernel()[grid, THREADS](x, size, stride, out, at)
     return out, at
 
@@ -131,7 +138,7 @@ def _unpool_kernel() -> Any:
     @cuda.jit
     def kernel(s, at, size, stride, add, out):
         """Each pixel looks at the windows that it is in: no two threads write to one place."""
-        pixel, c, b = cuda.grid(1), cuda.blockIdx.y, cuda.blockIdx.z
+        pixel, c, b = place_of(out.shape[2] * out.shape[3], out.shape[1])
         if pixel >= out.shape[2] * out.shape[3]:
             return
         y, x = pixel // out.shape[3], pixel % out.shape[3]
@@ -153,7 +160,7 @@ def _unpool_kernel() -> Any:
 def max_unpool(s: Any, at: Any, shape: tuple[int, ...], size: int, stride: int, add: bool) -> Any:
     """s at the places `at` of zeros of that shape; where windows share one: the last, or the sum."""
     out = device.empty(shape, s.dtype)
-    grid = (device.blocks(shape[2] * shape[3]), shape[1], shape[0])
+    grid = device.blocks(shape[2] * shape[3]) * shape[1] * shape[0]
     _unpool_kernel()[grid, THREADS](s, at, size, stride, add, out)
     return out
 
@@ -169,7 +176,8 @@ def _extremes_kernel(dtype: str) -> Any:
             THREADS, kind
         )  # two lines: the simulator tells them apart by that
         large = cuda.shared.array(THREADS, kind)
-        t, i, j = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
+        t = cuda.threadIdx.x
+        j, i, _ = block_place(x.shape[2], x.shape[0])
         low = x[i, 0, j]
         high = low
         for k in range(t, x.shape[1], THREADS):
@@ -192,7 +200,7 @@ def _extremes_kernel(dtype: str) -> Any:
 def extremes(x: Any) -> Any:
     """The least and the largest along the middle axis: (outer, n, inner) -> (outer, inner, 2)."""
     out = device.empty((x.shape[0], x.shape[2], 2), x.dtype)
-    _extremes_kernel(np.dtype(x.dtype).name)[(x.shape[0], x.shape[2]), THREADS](x, out)
+    _extremes_kernel(np.dtype(x.dtype).name)[x.shape[0] * x.shape[2], THREADS](x, out)
     return out
 
 
@@ -202,8 +210,8 @@ def _resample_kernel(dtype: str) -> Any:
 
     @cuda.jit
     def kernel(x, out):
-        place, c = cuda.grid(1), cuda.blockIdx.y
         height, width = out.shape[0], out.shape[1]
+        place, c, _ = place_of(height * width, out.shape[2])
         if place >= height * width:
             return
         y, o = place // width, place % width
@@ -223,7 +231,7 @@ def _resample_kernel(dtype: str) -> Any:
 def resample(x: Any, height: int, width: int) -> Any:
     """x (n, m, channels) at another size: bilinear, half-pixel centres, clamped at the borders."""
     out = device.empty((height, width, x.shape[2]), x.dtype)
-    grid = (device.blocks(height * width), x.shape[2])
+    grid = device.blocks(height * width) * x.shape[2]
     _resample_kernel(np.dtype(x.dtype).name)[grid, THREADS](x, out)
     return out
 
@@ -233,7 +241,7 @@ def _patches_kernel() -> Any:
     @cuda.jit
     def kernel(x, p, step, columns, out):
         """out (patches, p * p * channels) <- borders reflected without repeating the edge."""
-        k, patch = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.x
+        k, patch, _ = place_of(out.shape[1], out.shape[0])
         channels = x.shape[2]
         if k >= out.shape[1]:
             return
@@ -253,7 +261,7 @@ def patches(x: Any, p: int, step: int) -> Any:
     """Flat patches around every step-th row and column of x (n, m, channels), in raster order."""
     rows, columns = (len(range(0, side, step)) for side in x.shape[:2])
     out = device.empty((rows * columns, p * p * x.shape[2]), x.dtype)
-    _patches_kernel()[(rows * columns, device.blocks(out.shape[1])), THREADS](
+    _patches_kernel()[rows * columns * device.blocks(out.shape[1]), THREADS](
         x, p, step, columns, out
     )
     return out
