@@ -333,7 +333,7 @@ def open_folder(folder: Path, text: str) -> HuggingFaceDecoder:
             message = f"{folder} holds no causal model that can be read ({reason})"
             raise ValueError(message) from None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             if len(tokenizer) <= len(tokenizer.all_special_ids):
                 tokenizer = None  # made up: the folder describes none
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
