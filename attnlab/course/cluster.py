@@ -47,7 +47,7 @@ class Cluster:
             raise InputError(f"--scheduler needs Dask: {EXTRA}") from None
         self.address, self._distributed = address, distributed
         try:
-            self.client = distributed.Client(address, timeout=timeout)
+            self.client = self._connect(timeout)
         except (OSError, ValueError, TypeError, ImportError) as error:
             raise InputError(
                 f"--scheduler: no Dask scheduler answers at {address} within {timeout:g} s ({_short(error)})"
@@ -58,6 +58,12 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def _connect(self, timeout: float) -> Any:
+        try:
+            return self._distributed.Client(self.address, timeout=timeout)
+        except AssertionError:  # its thread did not start in 10 s, as on a busy machine: once more
+            return self._distributed.Client(self.address, timeout=timeout)
 
     def _wait_for_workers(self, timeout: float) -> None:
         try:

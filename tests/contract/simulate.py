@@ -1,10 +1,11 @@
 """Run in a subprocess with NUMBA_ENABLE_CUDASIM=1: an exhibit's CUDA paths at small sizes.
 
-    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME [--long]
+    NUMBA_ENABLE_CUDASIM=1 python simulate.py NAME [--edges | --long]
 
-prints one JSON object: what ran -> "ok" or what differs. The sizes are the operation's example at
-n = 3 and, across the border of two tiles, 9 (or the least that its `vary` allows), the calls of
-cuda_edges.py, and every golden case; with --long, those alone that take minutes.
+prints one JSON object: what ran -> "ok" or what differs. That is every golden case and the
+operation's example at n = 3 (or the least that its `vary` allows); with --edges the example across
+the border of two tiles, n = 9, and the calls of cuda_edges.py; with --long the golden cases that
+take minutes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from attnlab.registry import find
 from attnlab.vectors import Case, hold, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-LONG = ("sr_multi",)
-SIZES = (3, 9)
+LONG = ("sr_multi", "lrp_alex")
+SIZES = {"": (3,), "--edges": (9,), "--long": ()}
 
 
 def example(op: Operation, n: int) -> None:
@@ -50,7 +51,7 @@ def edge(op: Operation, label: str) -> None:
     properties.close(made, expected, rtol, atol)
 
 
-def main(name: str, long: bool) -> None:
+def main(name: str, flag: str = "") -> None:
     operations = {op.name: op for op in find(name).operations if "cuda" in op.paths}
     file = GOLDEN / f"{name}.npz"
     cases = [c for c in (read(file) if file.exists() else []) if c.operation in operations]
@@ -67,18 +68,17 @@ def main(name: str, long: bool) -> None:
         assert not [result for result in hold(case, "cuda") if not result.ok]
 
     for case in cases:
-        if (case.name in LONG) == long:
+        if (case.name in LONG) == (flag == "--long") and flag != "--edges":
             run(f"{case.operation}: {case.name}", lambda case=case: golden(case))
-    if not long:
-        for op in operations.values():
-            for n in SIZES:
-                run(f"{op.name}: n = {n}", lambda op=op, n=n: example(op, n))
-            if draw := EDGES.get(f"{name}.{op.name}"):
-                for label in draw(properties.arguments(op, n=5), np.random.default_rng(0)):
-                    run(f"{op.name}: {label}", lambda op=op, label=label: edge(op, label))
+    for op in operations.values():
+        for n in SIZES[flag]:
+            run(f"{op.name}: n = {n}", lambda op=op, n=n: example(op, n))
+        draw = EDGES.get(f"{name}.{op.name}") if flag == "--edges" else None
+        for label in draw(properties.arguments(op, n=5), np.random.default_rng(0)) if draw else ():
+            run(f"{op.name}: {label}", lambda op=op, label=label: edge(op, label))
     print(json.dumps(results))
 
 
 if __name__ == "__main__":
     simulator.install()
-    main(sys.argv[1], sys.argv[2:] == ["--long"])
+    main(*sys.argv[1:])

@@ -29,6 +29,12 @@ def test_simulated(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
+def test_simulated_edges(name: str) -> None:
+    simulate(name, "--edges")
+
+
+@pytest.mark.slow
 def test_simulated_long() -> None:
     simulate("salient_relevance", "--long")
 

@@ -176,6 +176,8 @@ class PlainChild:
             if ended and talk.is_alive():
                 break  # a process that it started holds the link
         answer.wall = time.monotonic() - began
+        if not answer.status:  # it may have answered before it was looked at once
+            answer.status, answer.error = self._over()
         if not answer.status:
             self._take(answer, text, faults)
         if answer.status:
