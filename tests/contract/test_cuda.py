@@ -82,7 +82,8 @@ def nvvm_home() -> str | None:
     return None
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", sorted({op.exhibit.name for op in CUDA}))
 def test_compiles_to_ptx(name: str, dtype: str) -> None:
     """Types and shared memory as for real hardware: every kernel goes through NVIDIA's compiler."""
