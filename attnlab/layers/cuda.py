@@ -11,7 +11,7 @@ from numba import cuda
 
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS, TILE
-from attnlab.kernels.cuda.tiles import ONE, ZERO, block_place
+from attnlab.kernels.cuda.tiles import ONE, ZERO, thread_place
 
 
 @cuda.jit(device=True)
@@ -60,8 +60,7 @@ def _split_rotated() -> Any:
     @cuda.jit
     def kernel(wide, cos, sin, turned, out):
         heads, n, dim = out.shape[1], out.shape[2], out.shape[3]
-        part, h, b = block_place((n * dim + THREADS - 1) // THREADS, heads)
-        place = part * THREADS + cuda.threadIdx.x
+        place, h, b = thread_place(n * dim, heads)
         i, d, half = place // dim, place % dim, dim // 2
         if i >= n:
             return
@@ -88,6 +87,30 @@ def split_rotated(wide: Any, cos: Any, sin: Any, *, turned: bool = True) -> Any:
     grid = device.blocks(dim * n) * out.shape[1] * batch
     _split_rotated()[grid, THREADS](wide, cos, sin, turned, out)
     return out
+
+
+@cache
+def _merge_heads() -> Any:
+    @cuda.jit
+    def kernel(heads, kept, factor, rows):
+        item = cuda.grid(1)
+        n, width, dim = rows.shape[1], rows.shape[2], heads.shape[3]
+        if item < rows.size:
+            b, i, place = item // width // n, item // width % n, item % width
+            value = heads[b, place // dim, i, place % dim]
+            rows[b, i, place] = value if place // dim == kept else factor * value
+
+    return kernel
+
+
+def merge_heads(heads: Any, *, kept: int = -1, factor: float = 1.0) -> Any:
+    """Rows (batch, n, heads * dim) of heads (batch, heads, n, dim), all but the head `kept` times
+    `factor`."""
+    batch, many, n, dim = heads.shape
+    rows = device.empty((batch, n, many * dim), heads.dtype)
+    factor = np.dtype(heads.dtype).type(factor)
+    _merge_heads()[device.blocks(rows.size), THREADS](heads, kept, factor, rows)
+    return rows
 
 
 @cache

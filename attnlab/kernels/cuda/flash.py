@@ -51,15 +51,9 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
             tiles.load_rows(queries, q[b, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(start, stop, TILE):
-            score = kind(0)
-            for c0 in range(0, dim, wide):
-                width = tiles.least(wide, dim - c0)
-                cuda.syncthreads()
-                if dim > wide:
-                    tiles.load_rows(queries, q[b, h, :, c0:], first, n, width)
-                tiles.load_rows(shared, k[b, g, :, c0:], j0, keys, width)
-                cuda.syncthreads()
-                score += tiles.dot(queries, y, shared, x, width)
+            score = tiles.row_scores(
+                queries, shared, q[b, h], k[b, g], first, n, j0, keys, dim, wide
+            )
             j = j0 + x
             seen = i < n and j < keys
             if causal and j > i + offset:
@@ -73,13 +67,7 @@ def _kernel(dim: int, value_dim: int, dtype: str) -> Any:
                 score += bias[bb, bh, i, j]
             scores[y, x] = score if seen else tiles.NEGATIVE
             tiles.softmax_step(scores, top, total, shrink)
-            for c0 in range(0, value_dim, wide):
-                width = tiles.least(wide, value_dim - c0)
-                if c0 > 0:
-                    cuda.syncthreads()
-                tiles.load_rows(shared, v[b, g, :, c0:], j0, keys, width)
-                cuda.syncthreads()
-                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
+            tiles.accumulate_rows(acc, scores, shared, shrink, v[b, g], j0, keys, value_dim, wide)
         cuda.syncthreads()
         if i < n:
             tiles.store_rows(out[b, h], i, acc, total, value_dim)

@@ -12,14 +12,7 @@ from numba import cuda
 from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.matmul import matmul
-from attnlab.kernels.cuda.tiles import ZERO, block_place, least, most
-
-
-@cuda.jit(device=True)
-def place_of(pixels, channels):
-    """(pixel, channel, batch) of this thread: blocks of pixels, then channels, then the batch."""
-    part, c, b = block_place((pixels + THREADS - 1) // THREADS, channels)
-    return part * THREADS + cuda.threadIdx.x, c, b
+from attnlab.kernels.cuda.tiles import ZERO, block_place, least, most, thread_place
 
 
 @cache
@@ -27,7 +20,7 @@ def _taps_kernel() -> Any:
     @cuda.jit
     def kernel(x, size, stride, padding, back, width, out):
         """out (batch, taps, pixels) <- what each output pixel looks at; `back` is the transpose."""
-        pixel, tap, b = place_of(out.shape[2], out.shape[1])
+        pixel, tap, b = thread_place(out.shape[2], out.shape[1])
         if pixel >= out.shape[2]:
             return
         c, i, j = tap // (size * size), tap // size % size, tap % size
@@ -54,7 +47,7 @@ def _taps_kernel() -> Any:
 def _add_bias_kernel() -> Any:
     @cuda.jit
     def kernel(out, bias):
-        pixel, o, b = place_of(out.shape[2], out.shape[1])
+        pixel, o, b = thread_place(out.shape[2], out.shape[1])
         if pixel < out.shape[2]:
             out[b, o, pixel] += bias[o]
 
@@ -87,7 +80,7 @@ def _swap_kernel() -> Any:
     @cuda.jit
     def kernel(weight, out):
         """out (1, in, out * k * k) <- weight (out, in, k, k)."""
-        at, c, _ = place_of(out.shape[2], out.shape[1])
+        at, c, _ = thread_place(out.shape[2], out.shape[1])
         k = weight.shape[3]
         if at < out.shape[2]:
             out[0, c, at] = weight[at // (k * k), c, at // k % k, at % k]
@@ -108,7 +101,7 @@ def transposed2d(s: Any, weight: Any, stride: int, padding: int, height: int, wi
 def _pool_kernel() -> Any:
     @cuda.jit
     def kernel(x, size, stride, out, at):
-        pixel, c, b = place_of(out.shape[2] * out.shape[3], out.shape[1])
+        pixel, c, b = thread_place(out.shape[2] * out.shape[3], out.shape[1])
         if pixel >= out.shape[2] * out.shape[3]:
             return
         y, o = pixel // out.shape[3], pixel % out.shape[3]
@@ -138,7 +131,7 @@ def _unpool_kernel() -> Any:
     @cuda.jit
     def kernel(s, at, size, stride, add, out):
         """Each pixel looks at the windows that it is in: no two threads write to one place."""
-        pixel, c, b = place_of(out.shape[2] * out.shape[3], out.shape[1])
+        pixel, c, b = thread_place(out.shape[2] * out.shape[3], out.shape[1])
         if pixel >= out.shape[2] * out.shape[3]:
             return
         y, x = pixel // out.shape[3], pixel % out.shape[3]
@@ -211,7 +204,7 @@ def _resample_kernel(dtype: str) -> Any:
     @cuda.jit
     def kernel(x, out):
         height, width = out.shape[0], out.shape[1]
-        place, c, _ = place_of(height * width, out.shape[2])
+        place, c, _ = thread_place(height * width, out.shape[2])
         if place >= height * width:
             return
         y, o = place // width, place % width
@@ -241,7 +234,7 @@ def _patches_kernel() -> Any:
     @cuda.jit
     def kernel(x, p, step, columns, out):
         """out (patches, p * p * channels) <- borders reflected without repeating the edge."""
-        k, patch, _ = place_of(out.shape[1], out.shape[0])
+        k, patch, _ = thread_place(out.shape[1], out.shape[0])
         channels = x.shape[2]
         if k >= out.shape[1]:
             return

@@ -51,15 +51,7 @@ def _attend(dim: int, dtype: str) -> Any:
         tiles.start_rows(top, total, acc, columns)
         tiles.start_rows(block_top, block_total, inner, columns)
         for j0 in range(0, tiles.least(n, first + TILE), TILE):
-            score = kind(0)
-            for c0 in range(0, dim, wide):
-                width = tiles.least(wide, dim - c0)
-                cuda.syncthreads()
-                if dim > wide:
-                    tiles.load_rows(queries, q[b, h, :, c0:], first, n, width)
-                tiles.load_rows(shared, k[b, h, :, c0:], j0, n, width)
-                cuda.syncthreads()
-                score += tiles.dot(queries, y, shared, x, width)
+            score = tiles.row_scores(queries, shared, q[b, h], k[b, h], first, n, j0, n, dim, wide)
             scores[y, x] = score * scale
             cuda.syncthreads()
             if dim <= wide:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from attnlab.kernels.cuda.device import TILE, simulated
+from attnlab.kernels.cuda.device import THREADS, TILE, simulated
 
 
 def constant(value: float) -> Any:
@@ -58,6 +58,13 @@ def block_place(across, down):
 
 
 @cuda.jit(device=True)
+def thread_place(across, down):
+    """(x, y, z) of this thread in blocks of THREADS along x alone, counted as by `block_place`."""
+    part, y, z = block_place((across + THREADS - 1) // THREADS, down)
+    return part * THREADS + cuda.threadIdx.x, y, z
+
+
+@cuda.jit(device=True)
 def load_rows(tile, source, first, last, width):
     """tile[r, :width] = source[first + r, :width], zero for rows at or beyond `last`."""
     x, y = cuda.threadIdx.x, cuda.threadIdx.y
@@ -82,6 +89,22 @@ def dot(a, row_a, b, row_b, width):
     for c in range(1, width):
         total += a[row_a, c] * b[row_b, c]
     return total
+
+
+@cuda.jit(device=True)
+def row_scores(queries, shared, q, k, first, n, j0, keys, dim, wide):
+    """q[first + y] . k[j0 + x], `wide` of the dim columns in shared memory at a time; where all fit
+    `queries` must be loaded before. Synchronises the block."""
+    x, y, score = cuda.threadIdx.x, cuda.threadIdx.y, q.dtype.type(0)
+    for c0 in range(0, dim, wide):  # once, unless the heads are very wide
+        width = least(wide, dim - c0)
+        cuda.syncthreads()
+        if dim > wide:
+            load_rows(queries, q[:, c0:], first, n, width)
+        load_rows(shared, k[:, c0:], j0, keys, width)
+        cuda.syncthreads()
+        score += dot(queries, y, shared, x, width)
+    return score
 
 
 @cuda.jit(device=True)
@@ -136,6 +159,19 @@ def accumulate(acc, scores, values, shrink, value_dim):
             total += scores[y, j] * values[j, c]
         acc[slot] = total
         slot += 1
+
+
+@cuda.jit(device=True)
+def accumulate_rows(acc, scores, shared, shrink, v, j0, keys, value_dim, wide):
+    """`accumulate` of the values v[j0 : j0 + TILE], `wide` columns in shared memory at a time. Call
+    it when no thread reads `shared` any more."""
+    for c0 in range(0, value_dim, wide):
+        width = least(wide, value_dim - c0)
+        if c0 > 0:
+            cuda.syncthreads()
+        load_rows(shared, v[:, c0:], j0, keys, width)
+        cuda.syncthreads()
+        accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
 
 
 @cuda.jit(device=True)

@@ -134,24 +134,12 @@ def _attention(dim: int, dtype: str) -> Any:
             tiles.load_rows(queries, qkv[b, :, 0, h], first, n, dim)
         tiles.start_rows(top, total, acc, columns)
         for j0 in range(0, n, TILE):
-            score = kind(0)
-            for c0 in range(0, dim, wide):  # once, unless the heads are very wide
-                width = tiles.least(wide, dim - c0)
-                cuda.syncthreads()
-                if dim > wide:
-                    tiles.load_rows(queries, qkv[b, :, 0, h, c0:], first, n, width)
-                tiles.load_rows(shared, qkv[b, :, 1, h, c0:], j0, n, width)
-                cuda.syncthreads()
-                score += tiles.dot(queries, y, shared, x, width)
+            score = tiles.row_scores(
+                queries, shared, qkv[b, :, 0, h], qkv[b, :, 1, h], first, n, j0, n, dim, wide
+            )
             scores[y, x] = score * scale if i < n and j0 + x < n else tiles.NEGATIVE
             tiles.softmax_step(scores, top, total, shrink)
-            for c0 in range(0, dim, wide):
-                width = tiles.least(wide, dim - c0)
-                if c0 > 0:
-                    cuda.syncthreads()
-                tiles.load_rows(shared, qkv[b, :, 2, h, c0:], j0, n, width)
-                cuda.syncthreads()
-                tiles.accumulate(acc[c0 // TILE :], scores, shared, shrink, width)
+            tiles.accumulate_rows(acc, scores, shared, shrink, qkv[b, :, 2, h], j0, n, dim, wide)
         cuda.syncthreads()
         if i < n:
             for slot in range((dim - x + TILE - 1) // TILE):

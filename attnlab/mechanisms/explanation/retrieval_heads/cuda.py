@@ -13,7 +13,7 @@ from attnlab.kernels.cuda import device, tiles
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.flash import flash, weights
 from attnlab.kernels.cuda.matmul import linear
-from attnlab.layers.cuda import split_rotated
+from attnlab.layers.cuda import merge_heads, split_rotated
 from attnlab.layers.rotary import tables
 
 from . import EXHIBIT
@@ -133,19 +133,14 @@ def mask_heads(
     angles = tables(np.arange(n), dim, rope_base)
     cos, sin = (cuda.to_device(np.tile(t, 2).astype(dtype)) for t in angles)
 
-    def project(heads: Any) -> Any:
-        rows = device.empty((batch, n, n_heads * dim), dtype)
-        _merge_kernel()[device.blocks(rows.size), THREADS](heads, rows)
-        return linear(rows, o_proj)
-
     q, k = (split_rotated(linear(x, W), cos, sin) for W in (q_proj, k_proj))
     v = split_rotated(linear(x, v_proj), cos, sin, turned=False)
     O, lse = flash(q, k, v, scale=dim**-0.5, causal=True)
-    made = {"out_plain": project(O)}
+    made = {"out_plain": linear(merge_heads(O), o_proj)}
     if m:
         grid = (device.blocks(dim), m, batch)
         _flatten_kernel()[grid, THREADS](v, block_heads, n_heads // n_kv_heads, causal, O)
-    made["out_masked"] = project(O)
+    made["out_masked"] = linear(merge_heads(O), o_proj)
     if want & {"weights_plain", "weights_masked"}:
         made["weights_plain"] = weights(q, k, lse, scale=dim**-0.5, causal=True)
         masked = weights(q, k, lse, scale=dim**-0.5, causal=True)
@@ -154,20 +149,6 @@ def mask_heads(
             _uniform_kernel()[grid, THREADS](block_heads, causal, masked)
         made["weights_masked"] = masked
     return made
-
-
-@cache
-def _merge_kernel() -> Any:
-    @cuda.jit
-    def kernel(O, rows):
-        """rows (batch, n, heads * dim) <- O (batch, heads, n, dim)."""
-        item = cuda.grid(1)
-        n, width, dim = rows.shape[1], rows.shape[2], O.shape[3]
-        if item < rows.size:
-            b, i, place = item // width // n, item // width % n, item % width
-            rows[b, i, place] = O[b, place // dim, i, place % dim]
-
-    return kernel
 
 
 @cache

@@ -11,7 +11,7 @@ from attnlab.kernels.cuda import device
 from attnlab.kernels.cuda.device import THREADS
 from attnlab.kernels.cuda.flash import flash, weights
 from attnlab.kernels.cuda.matmul import linear
-from attnlab.layers.cuda import split_rotated
+from attnlab.layers.cuda import merge_heads, split_rotated
 
 from . import EXHIBIT
 
@@ -33,21 +33,16 @@ def isolate_head(
     want: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """See the reference."""
-    batch, n, width = hidden.shape
+    width = hidden.shape[2]
     dim, h = cos.shape[1], keep_head % n_heads
     dtype = hidden.dtype
-
-    def merge(c: float) -> Any:  # (batch, n, heads * dim), heads other than h times c
-        rows = device.empty((batch, n, n_heads * dim), dtype)
-        _merge_kernel()[device.blocks(rows.size), THREADS](O, h, dtype.type(c), rows)
-        return rows
 
     q, k = (split_rotated(linear(hidden, W), cos, sin) for W in (Wq, Wk))
     v = split_rotated(linear(hidden, Wv), cos, sin, turned=False)
     O, lse = flash(q, k, v, scale=dim**-0.5, causal=True)
-    made = {"isolated_paper": linear(merge(coefficient), Wo)}
+    made = {"isolated_paper": linear(merge_heads(O, kept=h, factor=coefficient), Wo)}  # (7)
     if want & {"plain", "isolated_code"}:
-        plain = linear(merge(1.0), Wo)
+        plain = linear(merge_heads(O), Wo)
         code = device.empty(plain.shape, dtype)
         _slice_kernel()[device.blocks(code.size), THREADS](
             plain, h, width // n_heads, dtype.type(coefficient), code
@@ -56,21 +51,6 @@ def isolate_head(
     if "attn" in want:
         made["attn"] = weights(q, k, lse, scale=dim**-0.5, causal=True)
     return made
-
-
-@cache
-def _merge_kernel() -> Any:
-    @cuda.jit
-    def kernel(O, kept, c, rows):
-        """(7): rows (batch, n, heads * dim) <- O (batch, heads, n, dim), all but one head times c."""
-        item = cuda.grid(1)
-        n, width, dim = rows.shape[1], rows.shape[2], O.shape[3]
-        if item < rows.size:
-            b, i, place = item // width // n, item // width % n, item % width
-            value = O[b, place // dim, i, place % dim]
-            rows[b, i, place] = value if place // dim == kept else c * value
-
-    return kernel
 
 
 @cache
