@@ -394,9 +394,8 @@ def _to_device(value: Any) -> Any:
             return cuda.as_cuda_array(value.detach().contiguous())
         if _gapless(value):
             return value
-        value = (
-            value.copy_to_host()
-        )  # kernels reshape, which Numba does to arrays without gaps only
+        # kernels reshape, which Numba does to arrays without gaps only
+        value = value.copy_to_host()
     return cuda.to_device(np.ascontiguousarray(value).reshape(value.shape))
 
 

@@ -28,6 +28,7 @@ from attnlab.expressions import evaluate, names_in
 from attnlab.flat import declared, flatten
 
 RTOL, ATOL = 1e-6, 1e-8  # of float64 answers
+NOTHING = "it returned None: is a `return` missing?"
 TRIES = 100  # draws of options, which the reference may refuse
 TELLING = 20  # of those that it takes, for one whose answer shows the course's options
 
@@ -102,7 +103,7 @@ class OperationTask:
         for attempt in range(TRIES if varied or (telling and self.vary) else 1):
             # an example of its own chooses for itself
             choose = (varied or attempt > 0) and self.example is None
-            drawn = {k: _pick(v, rng) for k, v in self.op.vary.items()} if choose else {}
+            drawn = {k: pick(v, rng) for k, v in self.op.vary.items()} if choose else {}
             drawn |= dict(sizes or {})
             try:
                 given = self.sample(n, seed + attempt, drawn)
@@ -235,7 +236,7 @@ class OperationTask:
         Raises Unnamed.
         """
         if value is None:
-            raise Unnamed("it returned None: is a `return` missing?")
+            raise Unnamed(NOTHING)
         table = self._table(value, question.required)
         missing = [k for k in question.required if table.get(k) is None]
         if missing:
@@ -345,7 +346,7 @@ class HelperTask:
         """Flat answers; a plain tuple will do where the reference returns a named one, and lists of
         lists of numbers where it returns arrays."""
         if value is None:
-            raise Unnamed("it returned None: is a `return` missing?")
+            raise Unnamed(NOTHING)
         found = dict(leaves(value))
         fields = list(question.expected)
         if set(found) == set(fields) or not isinstance(value, tuple | list):
@@ -390,7 +391,8 @@ def tasks(
     return headline, parts
 
 
-def _pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
+def pick(values: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One of the values."""
     return values[int(rng.integers(len(values)))]
 
 

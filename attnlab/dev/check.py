@@ -21,9 +21,18 @@ import numpy as np
 from attnlab import vectors
 from attnlab.bench import agreement
 from attnlab.checks import convert
-from attnlab.contract import BACKENDS, FILES, Array, BackendUnavailable, Exhibit, InputError
+from attnlab.contract import (
+    BACKENDS,
+    FILES,
+    Array,
+    BackendUnavailable,
+    Exhibit,
+    InputError,
+    Operation,
+)
 from attnlab.course.answer import answer, broken, load
 from attnlab.course.skeleton import asked, functions, reference_source, skeleton
+from attnlab.course.tasks import pick
 from attnlab.paths import lessons_dir, project_root
 
 COMPILE_SECONDS = 6.0  # of all operations in both dtypes, or 64 exhibits cannot be tested
@@ -155,14 +164,19 @@ def _differ(right: Any, wrong: Any, exhibit: Exhibit, name: str) -> bool:
     return False
 
 
+def _operation(exhibit: Exhibit, name: str) -> Operation | None:
+    """The operation of that name; None for a helper of the reference."""
+    return next((op for op in exhibit.operations if op.name == name), None)
+
+
 def _settings(exhibit: Exhibit, name: str) -> list[tuple[int, dict[str, Any]]]:
     """Sizes with values drawn from the operation's `vary`: what only some option shows."""
-    op = next((op for op in exhibit.operations if op.name == name), None)
+    op = _operation(exhibit, name)
     if op is None or not op.vary:
         return []
     rng = np.random.default_rng(0)
     return [
-        (n, {k: values[int(rng.integers(len(values)))] for k, values in op.vary.items()})
+        (n, {k: pick(values, rng) for k, values in op.vary.items()})
         for n in SIZES
         for _ in range(DRAWS)
     ]
@@ -172,7 +186,7 @@ def _call(
     functions: Any, exhibit: Exhibit, name: str, n: int, settings: Mapping[str, Any] | None = None
 ) -> Any:
     """What a function of a standalone file makes of its example: required outputs alone."""
-    op = next((op for op in exhibit.operations if op.name == name), None)
+    op = _operation(exhibit, name)
     if op is None:
         assert exhibit.exercise is not None
         part = next(part for part in exhibit.exercise.parts if part.name == name)

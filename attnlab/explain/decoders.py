@@ -319,7 +319,7 @@ def open_folder(folder: Path, text: str) -> HuggingFaceDecoder:
         raise ValueError(
             f"{folder}: a Hugging Face model needs the extra 'hf' (transformers)"
         ) from None
-    from attnlab.models.huggingface import CAUSAL, quiet
+    from attnlab.models.huggingface import CAUSAL, made_up, quiet, reason
 
     with quiet():
         try:
@@ -329,13 +329,12 @@ def open_folder(folder: Path, text: str) -> HuggingFaceDecoder:
                 raise ValueError(f"its architecture is {made}")
             model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
         except Exception as error:  # a damaged file may raise what its reader likes
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            message = f"{folder} holds no causal model that can be read ({reason})"
+            message = f"{folder} holds no causal model that can be read ({reason(error)})"
             raise ValueError(message) from None
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            if len(tokenizer) <= len(tokenizer.all_special_ids):
-                tokenizer = None  # made up: the folder describes none
+            if made_up(tokenizer):
+                tokenizer = None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             tokenizer = None  # random tokens need none
     return HuggingFaceDecoder(model, tokenizer, text, folder.name)

@@ -207,7 +207,7 @@ def load(name: str | Path) -> HuggingFace:
                 "a sequence classifier or a causal model is needed"
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up where no file describes one
+        if made_up(tokenizer):
             raise InputError(
                 f"{source} holds no tokenizer: neither tokenizer.json nor a vocabulary"
             )
@@ -216,9 +216,18 @@ def load(name: str | Path) -> HuggingFace:
     except InputError:
         raise
     except Exception as error:  # a damaged file may raise what its reader likes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"no model could be read from {source!r}: {first}") from error
+        raise InputError(f"no model could be read from {source!r}: {reason(error)}") from error
     return HuggingFace(model, tokenizer)
+
+
+def made_up(tokenizer: Any) -> bool:
+    """Whether it has special tokens alone: the library makes one up where no file describes one."""
+    return len(tokenizer) <= len(tokenizer.all_special_ids)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import properties
@@ -31,24 +32,19 @@ SIZES = {"": (3,), "--edges": (9,), "--long": ()}
 
 
 def example(op: Operation, n: int) -> None:
-    kwargs = properties.arguments(op, n=n)
-    made, expected = (
-        properties.outputs(op, "cuda", kwargs),
-        properties.reference(op, "cuda", kwargs),
-    )
-    properties.close(made, expected, 1e-7, 1e-7)
+    compare(op, properties.arguments(op, n=n), 1e-7, 1e-7)
 
 
 def edge(op: Operation, label: str) -> None:
     kwargs = properties.arguments(op, n=5)
     kwargs |= EDGES[f"{op.exhibit.name}.{op.name}"](kwargs, np.random.default_rng(0))[label]
     kinds = {a.dtype.name for a in kwargs.values() if isinstance(a, np.ndarray)}
-    rtol, atol = op.tolerance if "float32" in kinds else (1e-7, 1e-7)
-    made, expected = (
-        properties.outputs(op, "cuda", kwargs),
-        properties.reference(op, "cuda", kwargs),
-    )
-    properties.close(made, expected, rtol, atol)
+    compare(op, kwargs, *(op.tolerance if "float32" in kinds else (1e-7, 1e-7)))
+
+
+def compare(op: Operation, kwargs: dict[str, Any], rtol: float, atol: float) -> None:
+    made = properties.outputs(op, "cuda", kwargs)
+    properties.close(made, properties.reference(op, "cuda", kwargs), rtol, atol)
 
 
 def main(name: str, flag: str = "") -> None:

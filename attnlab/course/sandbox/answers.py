@@ -5,16 +5,37 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from attnlab.course.config import Limits
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
+from attnlab.course.sandbox import folders
 
 TICK = 0.1  # seconds between looks at CPU time, processes and files
 CLOSING = 0.2  # seconds from a process' last file to its end
 EXTRA = 4 << 20  # bytes of an answer beyond the limit on what a function returns
+
+
+def most_answered(limits: Limits) -> int:
+    """Bytes of an answer that are read: what a function returns, and changed inputs."""
+    return 2 * (int(limits.reply) << 20) + EXTRA
+
+
+def most_written(limits: Limits) -> int:
+    """Bytes that may lie in a temporary folder."""
+    return max(64, 4 * limits.file) << 20
+
+
+def overfull(folder: Path, limits: Limits) -> tuple[Status | str, str]:
+    """(status, what happened) where more than that lies in it, else two empty texts."""
+    most = most_written(limits)
+    if folders.folder_bytes(folder, most) >= most:
+        return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
+    return "", ""
 
 
 @dataclass

@@ -21,8 +21,17 @@ import numpy as np
 
 from attnlab.course.inside import codec
 from attnlab.course.model import Status
-from attnlab.course.sandbox import folders, processes
-from attnlab.course.sandbox.answers import CLOSING, EXTRA, TICK, Answer, Incoming, ending, printable
+from attnlab.course.sandbox import processes
+from attnlab.course.sandbox.answers import (
+    CLOSING,
+    TICK,
+    Answer,
+    Incoming,
+    ending,
+    most_answered,
+    overfull,
+    printable,
+)
 from attnlab.course.sandbox.base import SandboxError
 
 if TYPE_CHECKING:
@@ -66,7 +75,7 @@ class Child:
         waiting = memoryview(codec.frame(header | {"nonce": nonce}, arrays))
         began, spent = time.monotonic(), processes.cpu_seconds(self.pid)
         processes.send(self.pidfd, signal.SIGCONT)
-        text, printed, look = Incoming(self._limit), bytearray(), began + TICK
+        text, printed, look = Incoming(most_answered(self.limits)), bytearray(), began + TICK
         answer = Answer()
         poll = select.poll()
         poll.register(self.link, select.POLLIN | select.POLLOUT)
@@ -164,10 +173,6 @@ class Child:
     def _whole(text: bytes) -> int:
         return codec.PREFIX.size + sum(codec.prefix(text[: codec.PREFIX.size], 0))
 
-    @property
-    def _limit(self) -> int:
-        return 2 * (int(self.limits.reply) << 20) + EXTRA
-
     def _take(self, answer: Answer, text: Incoming, nonce: str) -> None:
         try:
             answer.header = codec.parse(text.header)
@@ -182,9 +187,9 @@ class Child:
         """("", "") while the child keeps within CPU time, processes and files."""
         if processes.cpu_seconds(self.pid) - spent > cpu:
             return "timeout", f"took more than {cpu:g} s of CPU time"
-        scratch, most = self.sandbox.scratch, max(64, 4 * self.limits.file) << 20
-        if scratch is not None and folders.folder_bytes(scratch, most) >= most:
-            return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
+        scratch = self.sandbox.scratch
+        if scratch is not None and (full := overfull(scratch, self.limits))[0]:
+            return full
         if self.limits.processes > 1 and self.sandbox.crowded():
             return "crashed", f"ran more than {self.limits.processes} processes"
         return "", ""

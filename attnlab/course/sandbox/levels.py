@@ -50,15 +50,9 @@ def choose(asked: str = "auto") -> str:
     for level in ("bubblewrap", "landlock"):
         if not usable[level]:
             return level
-    whys = {usable["bubblewrap"], usable["landlock"]}
-    why = (
-        whys.pop()
-        if len(whys) == 1
-        else (
-            f"bubblewrap: {usable['bubblewrap']}; landlock: {usable['landlock']}; "
-            "installing bubblewrap helps"
-        )
-    )
+    why, landlock = usable["bubblewrap"], usable["landlock"]
+    if why != landlock:
+        why = f"bubblewrap: {why}; landlock: {landlock}; installing bubblewrap helps"
     raise InputError(
         f"isolation: nothing here keeps submissions away from your files ({why}). Your own code, and "
         "what else you trust, runs with --isolation none"

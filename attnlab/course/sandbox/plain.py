@@ -29,7 +29,16 @@ from attnlab.course.config import Limits
 from attnlab.course.inside import codec
 from attnlab.course.model import Status, Track
 from attnlab.course.sandbox import folders, system
-from attnlab.course.sandbox.answers import CLOSING, EXTRA, TICK, Answer, Incoming, ending, printable
+from attnlab.course.sandbox.answers import (
+    CLOSING,
+    TICK,
+    Answer,
+    Incoming,
+    ending,
+    most_answered,
+    overfull,
+    printable,
+)
 from attnlab.course.sandbox.base import ENVIRONMENT, INSIDE, MIB, STARTING, Sandbox, SandboxError
 
 OUT_OF_MEMORY = 87  # the exit code of a child that says so; `inside.plain`
@@ -109,7 +118,7 @@ class PlainChild:
                 **_apart(),
             )
         self.alive = True
-        self._limit = 2 * (int(self.limits.reply) << 20) + EXTRA
+        self._limit = most_answered(self.limits)
         try:
             hello = self._ask(b"", STARTING)
             if hello.status:
@@ -226,10 +235,7 @@ class PlainChild:
         with contextlib.suppress(OSError):
             if os.path.getsize(self.output) > self.limits.output << 10:
                 return "output", f"printed more than {self.limits.output} KiB"
-        most = max(64, 4 * self.limits.file) << 20
-        if folders.folder_bytes(self.folder, most) >= most:
-            return "crashed", f"wrote more than {most >> 20} MiB to its temporary folder"
-        return "", ""
+        return overfull(self.folder, self.limits)
 
     def _printed(self) -> str:
         with contextlib.suppress(OSError), open(self.output, "rb") as file:

@@ -20,6 +20,7 @@ from typing import IO, Any
 from attnlab.course.config import Limits
 from attnlab.course.model import Track
 from attnlab.course.sandbox import folders, processes, system
+from attnlab.course.sandbox.answers import most_written
 from attnlab.course.sandbox.base import ENVIRONMENT, INSIDE, MIB, STARTING, Sandbox, SandboxError
 from attnlab.course.sandbox.child import Child
 
@@ -216,7 +217,7 @@ class ForkingSandbox(Sandbox):
         ]
         args += ["--dev", "/dev"]
         if _takes_size():
-            args += ["--size", str(max(64, 4 * self.limits.file) * MIB)]
+            args += ["--size", str(most_written(self.limits))]
         args += ["--tmpfs", "/tmp", "--remount-ro", "/dev"]
         if self.limits.processes > 1:  # where semaphores live
             args += [*(["--size", str(16 * MIB)] if _takes_size() else []), "--tmpfs", "/dev/shm"]

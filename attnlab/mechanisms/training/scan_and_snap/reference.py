@@ -163,9 +163,9 @@ def population_train(
         for c, m, n in zip(c_all, fact_last, fact_next):
             norm = np.sqrt(c @ c)
             f = c / norm
-            alpha = softmax(Y.T @ f)
-            J -= log_softmax(Y.T @ f)[n] / F
-            r = -alpha
+            logits = Y.T @ f
+            J -= log_softmax(logits)[n] / F
+            r = -softmax(logits)
             r[n] += 1  # e_n - alpha
             dY += np.outer(f, r) / F  # (7)
             w = Y @ r
